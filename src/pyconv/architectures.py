@@ -1,0 +1,140 @@
+"""Every network of the zoo as one row of data (paper, sections 4 and 5.1; figures of the original).
+
+A row says what a network is; :class:`pyconv.resnet.ResNet` is the one class that reads it. A new
+network is a new row here, nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ARCHITECTURES", "Architecture", "Stage", "Stem"]
+
+Pyramid = tuple[tuple[int, ...], ...]  # one tuple of levels for each of the stages
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The first convolution, and whether a 3x3/2 max-pool follows it."""
+
+    width: int = 64
+    kernel: int = 7
+    stride: int = 2
+    pool: bool = True
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of equal blocks; the first one strides and changes the number of channels."""
+
+    blocks: int
+    planes: int  # channels inside the block; the block returns planes * expansion
+    stride: int
+    kernels: tuple[int, ...]  # one kernel size per pyramid level
+    groups: tuple[int, ...]  # groups of the convolution at each level
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A residual network: stem, stages, the kind of block, and how its shortcuts shrink the map."""
+
+    title: str
+    block: Literal["bottleneck", "basic1", "basic2"]
+    expansion: int
+    stages: tuple[Stage, ...]
+    stem: Stem
+    pool_shortcut: bool  # 3x3 max-pool, then an unstrided 1x1; else a strided 1x1
+    in_channels: int = 3
+    num_classes: int = 1000
+
+
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+PLANES = (64, 128, 256, 512)
+FLAT: Pyramid = ((3,), (3,), (3,), (3,))
+ONE_GROUP: Pyramid = ((1,), (1,), (1,), (1,))
+PYRAMID: Pyramid = ((3, 5, 7, 9), (3, 5, 7), (3, 5), (3,))
+GROUPS: Pyramid = ((1, 4, 8, 16), (1, 4, 8), (1, 4), (1,))
+HG_GROUPS: Pyramid = ((32, 32, 32, 32), (32, 64, 64), (32, 64), (32,))
+TINY_GROUPS: Pyramid = ((1, 4, 8, 8), (1, 4, 8), (1, 4), (1,))
+
+
+def _stages(
+    depths: tuple[int, ...],
+    planes: tuple[int, ...],
+    strides: tuple[int, ...],
+    kernels: Pyramid,
+    groups: Pyramid,
+) -> tuple[Stage, ...]:
+    rows = zip(depths, planes, strides, kernels, groups, strict=True)
+    return tuple(Stage(*row) for row in rows)
+
+
+def _resnet(depth: int) -> Architecture:
+    bottleneck = depth >= 50
+    return Architecture(
+        title=f"ResNet-{depth}",
+        block="bottleneck" if bottleneck else "basic1",
+        expansion=4 if bottleneck else 1,
+        stages=_stages(DEPTHS[depth], PLANES, (1, 2, 2, 2), FLAT, ONE_GROUP),
+        stem=Stem(pool=True),
+        pool_shortcut=False,
+    )
+
+
+def _pyconvresnet(depth: int) -> Architecture:
+    bottleneck = depth >= 50
+    return Architecture(
+        title=f"PyConvResNet-{depth}",
+        block="bottleneck" if bottleneck else "basic2",
+        expansion=4 if bottleneck else 1,
+        stages=_stages(DEPTHS[depth], PLANES, (2, 2, 2, 2), PYRAMID, GROUPS),
+        stem=Stem(pool=False),
+        pool_shortcut=True,
+    )
+
+
+def _pyconvhgresnet(depth: int) -> Architecture:
+    wide = tuple(2 * planes for planes in PLANES)
+    return Architecture(
+        title=f"PyConvHGResNet-{depth}",
+        block="bottleneck",
+        expansion=2,
+        stages=_stages(DEPTHS[depth], wide, (2, 2, 2, 2), PYRAMID, HG_GROUPS),
+        stem=Stem(pool=False),
+        pool_shortcut=True,
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet18": _resnet(18),
+    "resnet34": _resnet(34),
+    "resnet50": _resnet(50),
+    "resnet101": _resnet(101),
+    "resnet152": _resnet(152),
+    "pyconvresnet18": _pyconvresnet(18),
+    "pyconvresnet34": _pyconvresnet(34),
+    "pyconvresnet50": _pyconvresnet(50),
+    "pyconvresnet101": _pyconvresnet(101),
+    "pyconvresnet152": _pyconvresnet(152),
+    "pyconvhgresnet50": _pyconvhgresnet(50),
+    "pyconvhgresnet101": _pyconvhgresnet(101),
+    "pyconvhgresnet152": _pyconvhgresnet(152),
+    # Ours, not the paper's: the same construction for 28x28 grey images (see pyconv/sample).
+    "pyconvresnet_tiny": Architecture(
+        title="PyConvResNet-tiny",
+        block="basic2",
+        expansion=1,
+        stages=_stages((2, 2, 1, 1), (32, 64, 96, 128), (1, 2, 1, 2), PYRAMID, TINY_GROUPS),
+        stem=Stem(width=32, kernel=5, stride=2, pool=False),
+        pool_shortcut=True,
+        in_channels=1,
+        num_classes=10,
+    ),
+}

@@ -1,0 +1,262 @@
+"""Pyramidal convolution: one input, several kernel sizes at once (paper, section 3).
+
+A pyramid has levels. Level ``n`` is an ordinary grouped convolution with its own kernel size; all
+levels see the whole input and give maps of one size, which are concatenated along the channels.
+Larger kernels take more groups, so that the cost of a pyramid stays near that of a plain 3x3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv"]
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+
+class Level(NamedTuple):
+    """One level of a pyramid, decided and valid."""
+
+    out_channels: int
+    kernel: int
+    groups: int
+
+
+def share_channels(out_channels: int, levels: int) -> tuple[int, ...]:
+    """Share ``out_channels`` over the levels as the paper does (its table 1).
+
+    Each level takes one share; there are as many shares as the next power of two, and those left
+    over go to the largest kernels: 1; 1/2 1/2; 1/4 1/4 1/2; four quarters.
+
+    Raises:
+        ValueError: if the shares are not whole channels.
+    """
+    shares = 1 << (levels - 1).bit_length()
+    if out_channels < shares or out_channels % shares:
+        near = max(1, round(out_channels / shares)) * shares
+        raise ValueError(
+            f"out_channels={out_channels} cannot be shared out over {levels} levels: it must be "
+            f"a multiple of {shares}. Use {near}, or give one number of channels per level."
+        )
+    doubled = shares - levels  # this many levels, the last ones, take two shares
+    share = out_channels // shares
+    return (share,) * (levels - doubled) + (2 * share,) * doubled
+
+
+def fitting_groups(in_channels: int, out_channels: Sequence[int]) -> tuple[int, ...]:
+    """The paper's groups 1, 4, 8, 16, ... lowered per level until they divide its channels."""
+    groups = []
+    for index, channels in enumerate(out_channels):
+        wanted = 1 if index == 0 else 2 ** (index + 1)
+        common = math.gcd(in_channels, channels)
+        groups.append(max(g for g in range(1, wanted + 1) if common % g == 0))
+    return tuple(groups)
+
+
+def plan_levels(
+    in_channels: int,
+    out_channels: int | Sequence[int],
+    kernels: int | Sequence[int],
+    groups: int | Sequence[int] | None,
+) -> tuple[Level, ...]:
+    """Decide the levels of a pyramid, or say in the user's words why there is none.
+
+    Raises:
+        ValueError: naming the level, the numbers and the cure.
+    """
+    kernels = (kernels,) if isinstance(kernels, int) else tuple(kernels)
+    if not kernels:
+        raise ValueError(
+            "pyconv_kernels is empty: a pyramid needs at least one level, such as (3, 5, 7, 9)."
+        )
+    for number, kernel in enumerate(kernels, 1):
+        if not _is_int(kernel) or kernel < 1 or kernel % 2 == 0:
+            raise ValueError(
+                f"level {number}: kernel size {kernel!r} is not an odd positive number; an even "
+                "kernel cannot be centred, so its map would not fit the others. Use 3, 5, 7, 9, ..."
+            )
+    if not _is_int(in_channels) or in_channels < 1:
+        raise ValueError(f"in_channels={in_channels!r} must be a positive number of channels.")
+
+    if isinstance(out_channels, int):
+        channels = share_channels(out_channels, len(kernels))
+    else:
+        channels = tuple(out_channels)
+    _check_length("out_channels", channels, kernels, "one int in all")
+    for number, count in enumerate(channels, 1):
+        if not _is_int(count) or count < 1:
+            raise ValueError(f"level {number}: out_channels {count!r} must be a positive number.")
+
+    if groups is None:
+        groups = fitting_groups(in_channels, channels)
+    groups = (groups,) if isinstance(groups, int) else tuple(groups)
+    _check_length("pyconv_groups", groups, kernels, "None to have them chosen")
+    for number, (count, group) in enumerate(zip(channels, groups, strict=True), 1):
+        common = math.gcd(in_channels, count)
+        if not _is_int(group) or group < 1 or common % group:
+            fits = ", ".join(str(g) for g in range(1, common + 1) if common % g == 0)
+            raise ValueError(
+                f"level {number}: {group!r} groups do not divide in_channels={in_channels} and "
+                f"out_channels={count}. Groups that do: {fits}; or pyconv_groups=None to have "
+                "them chosen."
+            )
+    return tuple(Level(*row) for row in zip(channels, kernels, groups, strict=True))
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_length(
+    name: str, values: Sequence[int], kernels: Sequence[int], otherwise: str
+) -> None:
+    if len(values) != len(kernels):
+        raise ValueError(
+            f"{name} has {len(values)} entries and pyconv_kernels has {len(kernels)}: give one "
+            f"per level, or {otherwise}. Got {name}={tuple(values)}, "
+            f"pyconv_kernels={tuple(kernels)}."
+        )
+
+
+class _PyConvNd(nn.Module):
+    """The one implementation behind PyConv1d, PyConv2d and PyConv3d."""
+
+    conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | Sequence[int],
+        pyconv_kernels: int | Sequence[int] = (3, 5, 7, 9),
+        pyconv_groups: int | Sequence[int] | None = (1, 4, 8, 16),
+        stride: int = 1,
+        dilation: int = 1,
+        bias: bool = False,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        levels = plan_levels(in_channels, out_channels, pyconv_kernels, pyconv_groups)
+        self.in_channels = in_channels
+        self.out_channels = sum(level.out_channels for level in levels)
+        self.add_levels(
+            self.conv(
+                in_channels,
+                level.out_channels,
+                level.kernel,
+                stride=stride,
+                # Padding follows dilation, so that every level has the same output size.
+                padding=dilation * (level.kernel // 2),
+                dilation=dilation,
+                groups=level.groups,
+                bias=bias,
+                padding_mode=padding_mode,
+                device=device,
+                dtype=dtype,
+            )
+            for level in levels
+        )
+
+    def add_levels(self, levels: Iterator[nn.Module]) -> None:
+        """Register the levels under the original's names, ``pyconv_levels.N``."""
+        self.pyconv_levels = nn.ModuleList(levels)
+
+    @property
+    def levels(self) -> list[nn.Module]:
+        """The convolutions of the levels, smallest index first."""
+        return list(self.pyconv_levels)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, sum(out), *size / stride]
+        return torch.cat([level(x) for level in self.levels], dim=1)
+
+
+class PyConv1d(_PyConvNd):
+    """A pyramid over sequences: ``[N, C, L]`` in and out; arguments as in :class:`PyConv2d`."""
+
+    conv = nn.Conv1d
+
+
+class PyConv2d(_PyConvNd):
+    """A pyramidal convolution over images (paper, section 3; the original's argument names).
+
+    ``[N, in_channels, H, W]`` -> ``[N, sum(out_channels), ceil(H / stride), ceil(W / stride)]``.
+
+    Args:
+        in_channels: Channels of the input; every level sees all of them.
+        out_channels: One number per level, or one in all, shared out as the paper does.
+        pyconv_kernels: One odd kernel size per level.
+        pyconv_groups: One number of groups per level; None takes the paper's 1, 4, 8, 16, ...,
+            lowered per level until they divide its channels.
+        stride: Stride of every level.
+        dilation: Dilation of every level; the padding follows it.
+        bias: Whether the levels have a bias; off, because a norm usually follows.
+        padding_mode: As in :class:`torch.nn.Conv2d`.
+
+    Raises:
+        ValueError: if no such pyramid exists; it names the level, the numbers and the cure.
+
+    Example:
+        >>> PyConv2d(64, 64)(torch.randn(1, 64, 56, 56)).shape
+        torch.Size([1, 64, 56, 56])
+    """
+
+    conv = nn.Conv2d
+
+
+class PyConv3d(_PyConvNd):
+    """A pyramid over volumes: ``[N, C, D, H, W]``; arguments as in :class:`PyConv2d`."""
+
+    conv = nn.Conv3d
+
+
+class NetworkPyConv2d(PyConv2d):
+    """A :class:`PyConv2d` whose levels bear the names of the published networks.
+
+    The authors' checkpoints call the levels ``conv2_1``, ``conv2_2``, ... instead of
+    ``pyconv_levels.0``, ``pyconv_levels.1``, ...; nothing else differs.
+    """
+
+    def add_levels(self, levels: Iterator[nn.Module]) -> None:
+        for number, level in enumerate(levels, 1):
+            self.add_module(f"conv2_{number}", level)
+
+    @property
+    def levels(self) -> list[nn.Module]:
+        return list(self.children())
+
+
+def get_pyconv(
+    in_channels: int,
+    out_channels: int,
+    pyconv_kernels: int | Sequence[int],
+    stride: int = 1,
+    pyconv_groups: int | Sequence[int] | None = (1,),
+    *,
+    dilation: int = 1,
+    **factory: Any,
+) -> nn.Module:
+    """Build the pyramid of a network, under the parameter names of the published checkpoints.
+
+    One level is a plain :class:`torch.nn.Conv2d`, as in the original; ``out_channels`` is shared
+    out over several. ``factory`` may hold ``device`` and ``dtype``.
+
+    Raises:
+        ValueError: as :class:`PyConv2d` does.
+    """
+    pyramid = NetworkPyConv2d(
+        in_channels,
+        out_channels,
+        pyconv_kernels,
+        pyconv_groups,
+        stride=stride,
+        dilation=dilation,
+        **factory,
+    )
+    first, *others = pyramid.levels
+    return pyramid if others else first

@@ -1,0 +1,357 @@
+"""The residual blocks, and the one network class that reads a row of ``ARCHITECTURES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .architectures import Architecture, Stage
+from .layers import get_pyconv
+
+__all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
+
+NormLayer = Callable[[int], nn.Module]
+
+
+class _ResidualBlock(nn.Module):
+    """``relu(branch(x) + shortcut(x))``: the part that all blocks share."""
+
+    relu: nn.Module
+    downsample: nn.Module | None  # the shortcut; None where it is the identity
+
+    def branch(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch, which ``zero_init_residual`` silences."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out: Tensor = self.relu(self.branch(x) + shortcut)
+        return out
+
+
+class PyConvBlock(_ResidualBlock):
+    """The bottleneck: 1x1, pyramid, 1x1 (paper, figure 3). With one 3x3 level, that of ResNet.
+
+    ``[N, in_channels, H, W]`` -> ``[N, planes * expansion, H / stride, W / stride]``.
+
+    Args:
+        in_channels: Channels of the input.
+        planes: Channels inside the block.
+        stride: Stride of the pyramid.
+        downsample: Module of the shortcut, needed where shapes differ; None is the identity.
+        norm_layer: Called with a number of channels; default ``nn.BatchNorm2d``.
+        pyconv_groups, pyconv_kernels: The pyramid's levels, as in :class:`pyconv.PyConv2d`.
+        expansion: Output channels per plane; 4, and 2 in the networks called HG.
+        dilation: Dilation of the pyramid.
+
+    Raises:
+        ValueError: if no such pyramid exists.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        norm_layer: NormLayer | None = None,
+        pyconv_groups: int | Sequence[int] | None = (1,),
+        pyconv_kernels: int | Sequence[int] = (3,),
+        *,
+        expansion: int = 4,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        norm = norm_layer or nn.BatchNorm2d
+        self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
+        self.bn1 = norm(planes)
+        self.conv2 = get_pyconv(
+            planes, planes, pyconv_kernels, stride, pyconv_groups, dilation=dilation
+        )
+        self.bn2 = norm(planes)
+        self.conv3 = nn.Conv2d(planes, planes * expansion, 1, bias=False)
+        self.bn3 = norm(planes * expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        out: Tensor = self.bn3(self.conv3(x))
+        return out
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn3
+
+
+class _BasicBlock(_ResidualBlock):
+    """Two convolutions; the first is a pyramid that may stride, subclasses choose the second."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        norm_layer: NormLayer | None = None,
+        pyconv_groups: int | Sequence[int] | None = (1,),
+        pyconv_kernels: int | Sequence[int] = (3,),
+        *,
+        expansion: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        norm = norm_layer or nn.BatchNorm2d
+        out_channels = planes * expansion
+        pyramid = partial(
+            get_pyconv,
+            pyconv_kernels=pyconv_kernels,
+            pyconv_groups=pyconv_groups,
+        )
+        self.conv1 = pyramid(in_channels, planes, stride=stride, dilation=dilation)
+        self.bn1 = norm(planes)
+        self.conv2 = self.second(pyramid, planes, out_channels, dilation)
+        self.bn2 = norm(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    @staticmethod
+    def second(
+        pyramid: Callable[..., nn.Module], planes: int, out_channels: int, dilation: int
+    ) -> nn.Module:
+        raise NotImplementedError
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.bn2(self.conv2(x))
+        return out
+
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn2
+
+
+class PyConvBasicBlock1(_BasicBlock):
+    """The basic block with two pyramids; with one 3x3 level, that of ResNet.
+
+    Arguments as in :class:`PyConvBlock`; ``expansion`` defaults to 1.
+    """
+
+    @staticmethod
+    def second(
+        pyramid: Callable[..., nn.Module], planes: int, out_channels: int, dilation: int
+    ) -> nn.Module:
+        return pyramid(planes, out_channels, dilation=dilation)
+
+
+class PyConvBasicBlock2(_BasicBlock):
+    """The basic block of PyConvResNet-18 and -34: a pyramid, then a 1x1.
+
+    Arguments as in :class:`PyConvBlock`; ``expansion`` defaults to 1.
+    """
+
+    @staticmethod
+    def second(
+        pyramid: Callable[..., nn.Module], planes: int, out_channels: int, dilation: int
+    ) -> nn.Module:
+        return nn.Conv2d(planes, out_channels, 1, bias=False)
+
+
+BLOCKS: dict[str, type[PyConvBlock] | type[_BasicBlock]] = {
+    "bottleneck": PyConvBlock,
+    "basic1": PyConvBasicBlock1,
+    "basic2": PyConvBasicBlock2,
+}
+
+
+class ResNet(nn.Module):
+    """The residual network that a row of ``ARCHITECTURES`` describes.
+
+    ``[N, in_channels, H, W]`` -> ``[N, num_classes]``, for any H and W.
+
+    Args:
+        row: The architecture.
+        num_classes: Outputs of the classifier; 0 for none; default as in the row.
+        in_channels: Channels of the images; default as in the row.
+        dropout: Probability of dropping a feature before the classifier.
+        zero_init_residual: Start every block as its shortcut, by a zero in its last norm.
+        norm_layer: Called with a number of channels; default ``nn.BatchNorm2d``.
+        output_stride: 32, 16 or 8: the most that the last map may shrink; beyond it, stages
+            dilate instead of striding, and see the same pixels with the same weights.
+
+    Raises:
+        ValueError: if an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        row: Architecture,
+        *,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+        dropout: float = 0.0,
+        zero_init_residual: bool = False,
+        norm_layer: NormLayer | None = None,
+        output_stride: int = 32,
+    ) -> None:
+        super().__init__()
+        num_classes = row.num_classes if num_classes is None else num_classes
+        in_channels = row.in_channels if in_channels is None else in_channels
+        _check_options(num_classes, in_channels, dropout, output_stride)
+        self.row = row
+        self.norm_layer: NormLayer = norm_layer or nn.BatchNorm2d
+        stem = row.stem
+        self.conv1 = nn.Conv2d(
+            in_channels, stem.width, stem.kernel, stem.stride, stem.kernel // 2, bias=False
+        )
+        self.bn1 = self.norm_layer(stem.width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem.pool else nn.Identity()
+
+        channels, stride = stem.width, stem.stride * (2 if stem.pool else 1)
+        self.channels: tuple[int, ...] = ()  # of the stages' feature maps
+        self.strides: tuple[int, ...] = ()  # input pixels per feature, stage by stage
+        dilation = 1
+        for number, stage in enumerate(row.stages, 1):
+            before = dilation
+            if stride * stage.stride > output_stride:
+                dilation *= stage.stride
+            else:
+                stride *= stage.stride
+            strided = dilation == before
+            blocks = self._stage(channels, stage, stage.stride if strided else 1, before, dilation)
+            self.add_module(f"layer{number}", blocks)
+            channels = stage.planes * row.expansion
+            self.channels += (channels,)
+            self.strides += (stride,)
+
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.num_features = channels
+        self.reset_classifier(num_classes)
+        self.reset_parameters(zero_init_residual)
+
+    def _stage(
+        self, in_channels: int, stage: Stage, stride: int, before: int, dilation: int
+    ) -> nn.Sequential:
+        """The blocks of a stage; the first one still samples the map as the stage before did."""
+        block = partial(
+            BLOCKS[self.row.block],
+            norm_layer=self.norm_layer,
+            pyconv_groups=stage.groups,
+            pyconv_kernels=stage.kernels,
+            expansion=self.row.expansion,
+        )
+        out_channels = stage.planes * self.row.expansion
+        shortcut = self._shortcut(in_channels, out_channels, stage, stride, before)
+        first = block(in_channels, stage.planes, stride, shortcut, dilation=before)
+        rest = (block(out_channels, stage.planes, dilation=dilation) for _ in range(1, stage.blocks))
+        return nn.Sequential(first, *rest)
+
+    def _shortcut(
+        self, in_channels: int, out_channels: int, stage: Stage, stride: int, dilation: int
+    ) -> nn.Module | None:
+        """What brings the input of a stage to the shape of its output; None for the identity.
+
+        Where a stage shrinks by its row, the pool stays in its place even if ``output_stride``
+        took the stride away: the published weights were trained behind it.
+        """
+        shrinks, widens = stage.stride > 1, in_channels != out_channels
+        pool = shrinks and self.row.pool_shortcut
+        if not (shrinks or widens):
+            return None
+        layers: list[nn.Module] = []
+        if pool:
+            layers += [nn.MaxPool2d(3, stride, padding=dilation, dilation=dilation)]
+        if widens or not pool:
+            conv = nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False)
+            layers += [conv, self.norm_layer(out_channels)]
+        return nn.Sequential(*layers)
+
+    @torch.no_grad()
+    def reset_parameters(self, zero_init_residual: bool = False) -> None:
+        """Kaiming normal (fan out) for convolutions, 1 and 0 for norms, as in the original."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and module.affine:
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, _ResidualBlock):
+                    _silence(module.last_norm)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The stages in order: ``layer1``, ``layer2``, ..."""
+        return [self.get_submodule(f"layer{n}") for n in range(1, len(self.row.stages) + 1)]
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """What comes before the stages: ``[N, in_channels, H, W]`` -> ``[N, C, H / s, W / s]``."""
+        out: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return out
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map: ``[N, C, H, W]`` -> ``[N, num_features, H / 32, W / 32]``."""
+        x = self.forward_stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify a feature map; with ``pre_logits`` only pool: ``[N, num_features]``."""
+        x = self.dropout(torch.flatten(self.avgpool(x), 1))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier: a linear layer, or the identity where ``num_classes`` is 0."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a new one with ``num_classes`` outputs; 0 for none."""
+        self.num_classes = num_classes
+        where = self.conv1.weight
+        self.fc: nn.Module = (
+            nn.Linear(self.num_features, num_classes, device=where.device, dtype=where.dtype)
+            if num_classes
+            else nn.Identity()
+        )
+
+
+def _silence(norm: nn.Module) -> None:
+    weight = getattr(norm, "weight", None)
+    if not isinstance(weight, Tensor):
+        raise ValueError(
+            f"zero_init_residual=True needs norms with a weight, and {type(norm).__name__} has "
+            "none. Choose another norm_layer, or zero_init_residual=False."
+        )
+    nn.init.zeros_(weight)
+
+
+def _check_options(
+    num_classes: Any, in_channels: Any, dropout: Any, output_stride: Any
+) -> None:
+    for name, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r} must be a probability, 0 <= dropout < 1.")
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride={output_stride!r} must be 32, 16 or 8.")
