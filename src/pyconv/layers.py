@@ -112,9 +112,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_length(
-    name: str, values: Sequence[int], kernels: Sequence[int], otherwise: str
-) -> None:
+def _check_length(name: str, values: Sequence[int], kernels: Sequence[int], otherwise: str) -> None:
     if len(values) != len(kernels):
         raise ValueError(
             f"{name} has {len(values)} entries and pyconv_kernels has {len(kernels)}: give one "

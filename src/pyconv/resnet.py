@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
 from .layers import get_pyconv
@@ -35,6 +36,19 @@ class _ResidualBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         out: Tensor = self.relu(self.branch(x) + shortcut)
         return out
+
+
+class _DilatedMaxPool(nn.Module):
+    """A 3x3 max-pool that looks ``dilation`` pixels around and keeps the size of the map."""
+
+    def __init__(self, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        # nn.MaxPool2d pads by at most half its kernel, whatever the dilation.
+        x = F.pad(x, (self.dilation,) * 4, value=-torch.inf)
+        return F.max_pool2d(x, 3, stride=1, dilation=self.dilation)
 
 
 class PyConvBlock(_ResidualBlock):
@@ -242,7 +256,8 @@ class ResNet(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.num_features = channels
         self.reset_classifier(num_classes)
-        self.reset_parameters(zero_init_residual)
+        if not self.conv1.weight.is_meta:  # there, a checkpoint is to bring all values
+            self.reset_parameters(zero_init_residual)
 
     def _stage(
         self, in_channels: int, stage: Stage, stride: int, before: int, dilation: int
@@ -258,7 +273,9 @@ class ResNet(nn.Module):
         out_channels = stage.planes * self.row.expansion
         shortcut = self._shortcut(in_channels, out_channels, stage, stride, before)
         first = block(in_channels, stage.planes, stride, shortcut, dilation=before)
-        rest = (block(out_channels, stage.planes, dilation=dilation) for _ in range(1, stage.blocks))
+        rest = (
+            block(out_channels, stage.planes, dilation=dilation) for _ in range(1, stage.blocks)
+        )
         return nn.Sequential(first, *rest)
 
     def _shortcut(
@@ -275,7 +292,7 @@ class ResNet(nn.Module):
             return None
         layers: list[nn.Module] = []
         if pool:
-            layers += [nn.MaxPool2d(3, stride, padding=dilation, dilation=dilation)]
+            layers += [nn.MaxPool2d(3, stride, 1) if dilation == 1 else _DilatedMaxPool(dilation)]
         if widens or not pool:
             conv = nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False)
             layers += [conv, self.norm_layer(out_channels)]
@@ -345,9 +362,7 @@ def _silence(norm: nn.Module) -> None:
     nn.init.zeros_(weight)
 
 
-def _check_options(
-    num_classes: Any, in_channels: Any, dropout: Any, output_stride: Any
-) -> None:
+def _check_options(num_classes: Any, in_channels: Any, dropout: Any, output_stride: Any) -> None:
     for name, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")

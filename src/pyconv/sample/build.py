@@ -16,13 +16,16 @@ import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyconv.architectures import ARCHITECTURES
-from pyconv.resnet import ResNet
+from pyconv import pyconvresnet_tiny
+from pyconv.data import find_images, make_loader
+from pyconv.evaluate import evaluate
+from pyconv.weights import PyConvResNetTiny_Weights
 
 CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat",
@@ -40,7 +43,9 @@ def read_idx(path: Path) -> Tensor:
     raw = gzip.decompress(path.read_bytes())
     dimensions = raw[3]
     shape = [int.from_bytes(raw[4 + 4 * d : 8 + 4 * d], "big") for d in range(dimensions)]
-    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=4 + 4 * dimensions).view(shape)
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=4 + 4 * dimensions).view(
+        shape
+    )
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -72,7 +77,10 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, test: tuple[Tensor, 
     # Norms and biases are few and scale-free: decaying them only slows the training down.
     flat = [p for p in model.parameters() if p.ndim == 1]
     full = [p for p in model.parameters() if p.ndim > 1]
-    groups = [{"params": full, "weight_decay": WEIGHT_DECAY}, {"params": flat}]
+    groups: list[dict[str, Any]] = [
+        {"params": full, "weight_decay": WEIGHT_DECAY},
+        {"params": flat},
+    ]
     optimizer = torch.optim.SGD(groups, lr=PEAK_LR, momentum=MOMENTUM, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, PEAK_LR, total_steps=steps, pct_start=0.2, cycle_momentum=False
@@ -93,7 +101,11 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, test: tuple[Tensor, 
         if not math.isfinite(mean):
             raise SystemExit(f"The loss is not finite in epoch {epoch}; nothing was written.")
         logger.info(
-            "epoch %d/%d: loss %.4f, test top-1 %.2f %%", epoch, EPOCHS, mean, accuracy(model, *test)
+            "epoch %d/%d: loss %.4f, test top-1 %.2f %%",
+            epoch,
+            EPOCHS,
+            mean,
+            accuracy(model, *test),
         )
 
 
@@ -106,6 +118,16 @@ def write_images(images: Tensor, labels: Tensor, folder: Path, per_class: int = 
         place.mkdir(parents=True, exist_ok=True)
         for number in torch.nonzero(labels == index)[:per_class, 0].tolist():
             Image.fromarray(images[number].numpy()).save(place / f"{number:05d}.png", optimize=True)
+
+
+def write_record(model: nn.Module, folder: Path, test_top1: float) -> None:
+    """What the network counts on the images just written, and on all test images."""
+    weights = PyConvResNetTiny_Weights.DEFAULT.transforms()
+    loader = make_loader(find_images(folder / "images"), weights)
+    record = evaluate(model, loader, normalise=weights.normalise).as_dict()
+    record = {key: record[key] for key in ("images", "correct1", "correct5", "top1", "top5")}
+    record["test_top1"] = test_top1
+    (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def main() -> None:
@@ -121,12 +143,11 @@ def main() -> None:
     write_images(test_images, test_labels, args.output / "images")
 
     torch.manual_seed(SEED)
-    model = ResNet(ARCHITECTURES["pyconvresnet_tiny"]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = pyconvresnet_tiny().to(memory_format=torch.channels_last)
     train(model, images, labels, (test_images, test_labels))
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     torch.save(state, args.output / "pyconvresnet_tiny.pth")
-    record = {"test_top1": accuracy(model, test_images, test_labels), "test_images": 10_000}
-    (args.output / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_record(model, args.output, accuracy(model, test_images, test_labels))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,244 @@
+"""Bytes in, a state dict that fits the model out, safely.
+
+Nothing pickled is ever executed (``weights_only`` always), structure is proven before values are
+touched, and every way in which a file can be wrong is one sentence of :class:`CheckpointError`.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+__all__ = ["CheckpointError", "check_structure", "check_values", "load", "read"]
+
+logger = logging.getLogger(__name__)
+
+ZIP_MAGIC = b"PK\x03\x04"
+LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # what PyTorch < 1.6 wrote
+CLASSIFIER, STEM = ("fc.weight", "fc.bias"), "conv1.weight"
+NESTS = ("state_dict", "model")  # where training scripts keep the weights in a larger checkpoint
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
+
+Shapes = Mapping[str, Tensor]  # tensors, or tensors on the meta device, by their keys
+
+
+class CheckpointError(ValueError):
+    """A file or state dict is not a checkpoint of the model; says why and what to do."""
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint, in the zip or the legacy format, onto the CPU.
+
+    Takes a bare state dict, or one under ``state_dict`` or ``model`` in a training checkpoint; a
+    ``module.`` or ``_orig_mod.`` in front of every key is removed. Zip files are mapped into
+    memory, so the file must later be replaced, never rewritten in place.
+
+    Raises:
+        CheckpointError: if the file is none, or is damaged.
+        FileNotFoundError: if there is no file at ``path``.
+    """
+    path = Path(path)
+    mapped = _check_signature(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values, or is damaged; nothing in it was "
+            "executed. Save model.state_dict() alone, or get the file from a source you trust."
+        ) from error
+    except Exception as error:  # a damaged file can make the unpickler fail in any way
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({type(error).__name__}). Get the file again."
+        ) from error
+    return _unwrap(content, path)
+
+
+def _check_signature(path: Path) -> bool:
+    """Whether the file is a zip; what PyTorch never wrote does not reach the unpickler."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise CheckpointError(f"{path} is empty. Get the file again.")
+    if head.startswith(LEGACY_MAGIC):
+        return False
+    if not head.startswith(ZIP_MAGIC):
+        if b"<html" in head.lower() or b"<!doctype" in head.lower():
+            raise CheckpointError(
+                f"{path} is a web page, not a checkpoint: what a download leaves behind that was "
+                "not confirmed. Open it in a browser to see what it says, and get the file again."
+            )
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint. Get the file again.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [i for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short. Get the file again.") from error
+    if packed:  # PyTorch stores tensors as they are; compressed ones could unpack to any size
+        raise CheckpointError(
+            f"{path} is a compressed archive, which PyTorch never writes. Unpack it first, or get "
+            "the checkpoint itself."
+        )
+    return True
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without nesting and without ``module.``."""
+    for nest in NESTS:
+        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
+            content = content[nest]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path} holds no state dict. Save model.state_dict() and load that.")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} holds no state dict: the entry {key!r} is a {type(value).__name__}, not a "
+                f"tensor. The weights are looked for at the top and under {' or '.join(NESTS)}."
+            )
+    state = dict(content)
+    for prefix in WRAPPERS:
+        if all(key.startswith(prefix) for key in state):
+            consume_prefix_in_state_dict_if_present(state, prefix)
+    return state
+
+
+def count_classes(state: Shapes) -> int:
+    """How many classes the classifier of a state dict has; 0 where it has none."""
+    weight = state.get(CLASSIFIER[0])
+    return 0 if weight is None else len(weight)
+
+
+def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint") -> None:
+    """Prove that keys, shapes and dtypes are those of the model, before any value is touched.
+
+    Raises:
+        CheckpointError: naming the first few of what is missing, unexpected or misshapen, and
+            how many there are.
+    """
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    wrong = []
+    for key in expected.keys() & state.keys():
+        got, want = state[key], expected[key]
+        if got.shape != want.shape:
+            wrong.append(f"{key} {list(got.shape)} instead of {list(want.shape)}")
+        elif got.dtype != want.dtype:
+            wrong.append(f"{key} {got.dtype} instead of {want.dtype}".replace("torch.", ""))
+        elif got.layout != torch.strided or _overlaps(got):
+            wrong.append(f"{key} is not stored in full")
+    faults = [
+        f"{len(items)} {name} ({_first(items)})"
+        for name, items in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong", sorted(wrong)),
+        )
+        if items
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{what} is of another model: of {len(expected)} entries "
+            f"{'; '.join(faults)}. Choose the model that it was saved from."
+        )
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether the tensor claims more elements than its storage holds (a few bytes can)."""
+    return not tensor.is_meta and tensor.untyped_storage().nbytes() < tensor.nbytes
+
+
+def _first(items: Iterable[str], count: int = 3) -> str:
+    items = list(items)
+    return ", ".join(items[:count]) + (", ..." if len(items) > count else "")
+
+
+def check_values(state: Shapes, what: str = "The checkpoint") -> None:
+    """Prove that every value is finite and no running variance negative.
+
+    Raises:
+        CheckpointError: naming the first entry that is not.
+    """
+    for key, tensor in state.items():
+        # The sum is finite only if all are; it may overflow, so the exact question comes second.
+        if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{what} holds values that are not finite, first in {key}: the training diverged "
+                "or the file is damaged. Take an earlier checkpoint, or get the file again."
+            )
+        if key.endswith("running_var") and tensor.numel() and tensor.min() < 0:
+            raise CheckpointError(
+                f"{what} holds a negative variance in {key}: the file is damaged. Get it again."
+            )
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor], what: str = "The checkpoint") -> None:
+    """Make the tensors of a state dict the model's own, without a copy where they fit as they are.
+
+    The model may stand on the meta device. Where its classifier has another number of classes, the
+    classifier is left out, with one line in the log; where its stem has another number of input
+    channels, the stem is adapted: summed for one channel, else cycled and rescaled.
+
+    Raises:
+        CheckpointError: if the state dict is of another model or holds impossible values.
+    """
+    expected = model.state_dict()
+    state = _match_counters(dict(state), expected)
+    state = _adapt_stem(state, expected)
+    state, dropped = _drop_classifier(state, expected, what)
+    check_structure(state, {k: v for k, v in expected.items() if k not in dropped}, what)
+    check_values(state, what)
+    model.load_state_dict(state, strict=False, assign=True)
+
+
+def _match_counters(state: dict[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
+    """Let norms that count batches and norms that do not (frozen, ancient) exchange weights."""
+    counter = "num_batches_tracked"
+    for key in [k for k in state if k.endswith(counter) and k not in expected]:
+        del state[key]
+    for key in [k for k in expected if k.endswith(counter) and k not in state]:
+        state[key] = torch.zeros((), dtype=expected[key].dtype)
+    return state
+
+
+def _adapt_stem(state: dict[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
+    """Bring the first convolution to the model's input channels, keeping the scale of its sums."""
+    have, want = state.get(STEM), expected.get(STEM)
+    if have is None or want is None or have.ndim != 4 or want.ndim != 4:
+        return state
+    old, new = have.shape[1], want.shape[1]
+    if old != new and old > 0:
+        if new == 1:
+            stem = have.sum(1, keepdim=True)
+        else:
+            stem = have[:, [channel % old for channel in range(new)]] * (old / new)
+        state[STEM] = stem
+    return state
+
+
+def _drop_classifier(
+    state: dict[str, Tensor], expected: Shapes, what: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Leave the classifier out where the numbers of classes differ, and say so."""
+    have, want = state.get(CLASSIFIER[0]), expected.get(CLASSIFIER[0])
+    if have is None or have.ndim != 2:
+        return state, ()
+    classes = 0 if want is None else len(want)
+    if len(have) == classes:
+        return state, ()
+    if classes:
+        logger.warning(
+            "%s has a classifier of %d classes and the model one of %d: it was left out, and the "
+            "model's own starts untrained.",
+            what,
+            len(have),
+            classes,
+        )
+    kept = {key: value for key, value in state.items() if key not in CLASSIFIER}
+    return kept, CLASSIFIER
