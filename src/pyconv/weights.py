@@ -258,7 +258,7 @@ class PyConvResNetTiny_Weights(WeightsEnum):
 
     FASHION_MNIST = Published(
         "pyconvresnet_tiny", None,
-        0, 276_522, 0.01, ((28, 0.0),), "12 epochs, batch 128, one cycle of SGD to 0.1",
+        0, 276_522, 0.01, ((28, 0.0),), "15 epochs, batch 128, one cycle of SGD to 0.1",
         Images(crop=28, resize=28, mean=(0.2860,), std=(0.3530,)), FASHION_MNIST,
     )  # fmt: skip
     DEFAULT = FASHION_MNIST

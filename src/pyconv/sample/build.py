@@ -33,7 +33,7 @@ CLASSES = (
 )  # fmt: skip
 MEAN, STD = 0.2860, 0.3530  # of the training pixels, in 0..1
 
-EPOCHS, BATCH, PEAK_LR, MOMENTUM, WEIGHT_DECAY, SEED = 12, 128, 0.1, 0.9, 5e-4, 2020
+EPOCHS, BATCH, PEAK_LR, MOMENTUM, WEIGHT_DECAY, SEED = 15, 128, 0.1, 0.9, 5e-4, 2020
 
 logger = logging.getLogger(__name__)
 
