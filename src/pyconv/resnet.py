@@ -64,7 +64,9 @@ class PyConvBlock(_ResidualBlock):
         norm_layer: Called with a number of channels; default ``nn.BatchNorm2d``.
         pyconv_groups, pyconv_kernels: The pyramid's levels, as in :class:`pyconv.PyConv2d`.
         expansion: Output channels per plane; 4, and 2 in the networks called HG.
-        dilation: Dilation of the pyramid.
+        dilation: Dilation of the pyramids.
+        first_dilation: Dilation of the pyramid that may stride; default ``dilation``. It is the
+            smaller one in the block where a stage dilates instead of striding.
 
     Raises:
         ValueError: if no such pyramid exists.
@@ -84,13 +86,15 @@ class PyConvBlock(_ResidualBlock):
         *,
         expansion: int = 4,
         dilation: int = 1,
+        first_dilation: int | None = None,
     ) -> None:
         super().__init__()
+        first_dilation = first_dilation or dilation
         norm = norm_layer or nn.BatchNorm2d
         self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
         self.bn1 = norm(planes)
         self.conv2 = get_pyconv(
-            planes, planes, pyconv_kernels, stride, pyconv_groups, dilation=dilation
+            planes, planes, pyconv_kernels, stride, pyconv_groups, dilation=first_dilation
         )
         self.bn2 = norm(planes)
         self.conv3 = nn.Conv2d(planes, planes * expansion, 1, bias=False)
@@ -126,8 +130,10 @@ class _BasicBlock(_ResidualBlock):
         *,
         expansion: int = 1,
         dilation: int = 1,
+        first_dilation: int | None = None,
     ) -> None:
         super().__init__()
+        first_dilation = first_dilation or dilation
         norm = norm_layer or nn.BatchNorm2d
         out_channels = planes * expansion
         pyramid = partial(
@@ -135,7 +141,7 @@ class _BasicBlock(_ResidualBlock):
             pyconv_kernels=pyconv_kernels,
             pyconv_groups=pyconv_groups,
         )
-        self.conv1 = pyramid(in_channels, planes, stride=stride, dilation=dilation)
+        self.conv1 = pyramid(in_channels, planes, stride=stride, dilation=first_dilation)
         self.bn1 = norm(planes)
         self.conv2 = self.second(pyramid, planes, out_channels, dilation)
         self.bn2 = norm(out_channels)
@@ -269,13 +275,12 @@ class ResNet(nn.Module):
             pyconv_groups=stage.groups,
             pyconv_kernels=stage.kernels,
             expansion=self.row.expansion,
+            dilation=dilation,
         )
         out_channels = stage.planes * self.row.expansion
         shortcut = self._shortcut(in_channels, out_channels, stage, stride, before)
-        first = block(in_channels, stage.planes, stride, shortcut, dilation=before)
-        rest = (
-            block(out_channels, stage.planes, dilation=dilation) for _ in range(1, stage.blocks)
-        )
+        first = block(in_channels, stage.planes, stride, shortcut, first_dilation=before)
+        rest = (block(out_channels, stage.planes) for _ in range(1, stage.blocks))
         return nn.Sequential(first, *rest)
 
     def _shortcut(

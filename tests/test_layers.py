@@ -1,0 +1,160 @@
+"""Pyramids: the shapes they give, the original's numbers, and what they say when they cannot be."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from golden import load, normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv
+from pyconv.layers import fitting_groups, share_channels
+
+GOLDENS = load("layer_goldens")
+
+
+@pytest.mark.parametrize("index", range(len(GOLDENS)))
+def test_outputs_and_gradients_are_the_originals(index: int) -> None:
+    golden, case = GOLDENS[index], f"case{index}"
+    layer = PyConv2d(**golden["arguments"]).double()
+    assert list(layer.state_dict()) == golden["state_dict_keys"]
+    state = layer.state_dict()
+    layer.load_state_dict({k: 0.1 * normal(f"{case}:{k}", t.shape) for k, t in state.items()})
+    x = normal(f"{case}:input", golden["input_shape"]).requires_grad_()
+    out = layer(x)
+    (out**2).sum().backward()
+
+    def close(value: torch.Tensor, expected: object) -> None:
+        target = torch.tensor(expected, dtype=torch.float64)
+        torch.testing.assert_close(value, target, rtol=1e-9, atol=1e-12)
+
+    assert list(out.shape) == golden["output_shape"]
+    close(out.norm(), golden["output_norm"])
+    close(out.flatten()[:8], golden["output_first8"])
+    close(out.mean(), golden["output_mean"])
+    assert x.grad is not None
+    close(x.grad.norm(), golden["input_grad_norm"])
+    for key, parameter in layer.named_parameters():
+        assert parameter.grad is not None
+        close(parameter.grad.norm(), golden["weight_grad_norms"][key])
+
+
+@st.composite
+def pyramids(draw: st.DrawFn) -> dict[str, object]:
+    levels = draw(st.integers(1, 6))
+    kernel = st.integers(0, 5).map(lambda n: 2 * n + 1)
+    return {
+        "in_channels": 4 * draw(st.integers(1, 3)),
+        "out_channels": draw(
+            st.lists(st.integers(1, 3).map(lambda n: 4 * n), min_size=levels, max_size=levels)
+        ),
+        "pyconv_kernels": draw(st.lists(kernel, min_size=levels, max_size=levels)),
+        "pyconv_groups": draw(
+            st.one_of(
+                st.none(),
+                st.lists(st.sampled_from([1, 2, 4]), min_size=levels, max_size=levels),
+            )
+        ),
+        "stride": draw(st.integers(1, 3)),
+        "dilation": draw(st.integers(1, 3)),
+        "bias": draw(st.booleans()),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(pyramids(), st.integers(5, 12), st.integers(5, 12))
+def test_any_pyramid_gives_one_map(arguments: dict[str, object], height: int, width: int) -> None:
+    layer = PyConv2d(**arguments)  # type: ignore[arg-type]
+    stride = arguments["stride"]
+    assert isinstance(stride, int)
+    out = layer(torch.randn(2, layer.in_channels, height, width))
+    assert out.shape == (2, layer.out_channels, -(-height // stride), -(-width // stride))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [(PyConv1d, (17,)), (PyConv2d, (9, 7)), (PyConv3d, (5, 6, 7))]
+)
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_one_implementation_for_every_dimension(
+    kind: type[PyConv2d], size: tuple[int, ...], mode: str
+) -> None:
+    layer = kind(8, 16, (3, 5, 7), None, padding_mode=mode)  # type: ignore[arg-type]
+    x = torch.randn(2, 8, *size)
+    out = layer(x)
+    assert out.shape == (2, 16, *size)
+    first = 0
+    for level in layer.levels:  # each level sees the whole input and comes out in its place
+        expected = level(x)
+        got = out[:, first : first + expected.shape[1]]
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+        first += expected.shape[1]
+    assert first == 16
+
+
+def test_channels_are_shared_as_in_the_papers_table() -> None:
+    assert share_channels(64, 4) == (16, 16, 16, 16)
+    assert share_channels(128, 3) == (32, 32, 64)
+    assert share_channels(256, 2) == (128, 128)
+    assert share_channels(512, 1) == (512,)
+    assert share_channels(64, 5) == (8, 8, 16, 16, 16)
+
+
+def test_groups_are_the_papers_where_they_divide() -> None:
+    assert fitting_groups(64, (16, 16, 16, 16)) == (1, 4, 8, 16)
+    assert fitting_groups(48, (10, 12, 12, 12)) == (1, 4, 6, 12)
+    assert fitting_groups(7, (5, 5)) == (1, 1)
+
+
+def test_one_level_is_a_plain_convolution() -> None:
+    level = get_pyconv(8, 16, (5,), stride=2, pyconv_groups=(4,))
+    assert isinstance(level, nn.Conv2d)
+    assert list(level.state_dict()) == ["weight"]
+    assert level(torch.zeros(1, 8, 9, 9)).shape == (1, 16, 5, 5)
+
+
+def test_a_networks_pyramid_bears_the_published_names() -> None:
+    layer = get_pyconv(16, 16, (3, 5), pyconv_groups=(1, 4))
+    assert list(layer.state_dict()) == ["conv2_1.weight", "conv2_2.weight"]
+
+
+def test_options_reach_the_convolutions() -> None:
+    layer = PyConv2d(8, 8, (3, 5), (1, 2), bias=True, dtype=torch.float64)
+    assert list(layer.state_dict()) == [
+        f"pyconv_levels.{n}.{part}" for n in (0, 1) for part in ("weight", "bias")
+    ]
+    assert {p.dtype for p in layer.parameters()} == {torch.float64}
+    assert PyConv2d(8, 8, (3, 5), (1, 2), device="meta").levels[0].weight.is_meta
+
+
+def test_copies_and_pickles_compute_the_same() -> None:
+    layer, x = PyConv2d(16, 16, pyconv_groups=None), torch.randn(1, 16, 8, 8)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"pyconv_kernels": (3, 4, 7, 9)}, "level 2: kernel size 4 is not an odd"),
+        ({"pyconv_kernels": (3, 5, 7, 0)}, "level 4: kernel size 0"),
+        ({"pyconv_kernels": (3, 5.0, 7, 9)}, "level 2: kernel size 5.0"),
+        ({"pyconv_kernels": ()}, "pyconv_kernels is empty"),
+        ({"pyconv_kernels": (3, 5)}, "pyconv_groups has 4 entries and pyconv_kernels has 2"),
+        ({"out_channels": [16, 16]}, "out_channels has 2 entries and pyconv_kernels has 4"),
+        ({"out_channels": 66}, r"out_channels=66 cannot be shared out over 4 levels.*Use 64"),
+        ({"out_channels": 1}, r"must be a multiple of 4. Use 4"),
+        ({"out_channels": [16, 16, 0, 16]}, "level 3: out_channels 0 must be a positive"),
+        ({"pyconv_groups": (1, 4, 8, 3)}, r"level 4: 3 groups do not divide in_channels=64 and "),
+        ({"pyconv_groups": (1, 4, 0, 1)}, "level 3: 0 groups"),
+        ({"in_channels": 0}, "in_channels=0"),
+        ({"in_channels": 6}, r"level 2: 4 groups do not divide.*Groups that do: 1, 2; or pyconv"),
+    ],
+)
+def test_what_cannot_work_says_why_and_what_would(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        PyConv2d(**({"in_channels": 64, "out_channels": 64} | arguments))  # type: ignore[arg-type]
