@@ -188,12 +188,20 @@ def load(model: nn.Module, state: Mapping[str, Tensor], what: str = "The checkpo
     Raises:
         CheckpointError: if the state dict is of another model or holds impossible values.
     """
-    expected = model.state_dict()
-    state = _match_counters(dict(state), expected)
-    state = _adapt_stem(state, expected)
-    state, dropped = _drop_classifier(state, expected, what)
+    given, expected = state, model.state_dict()
+    state = _adapt_stem(_match_counters(dict(given), expected), expected)
+    dropped = _foreign_classifier(state, expected)
+    state = {key: value for key, value in state.items() if key not in dropped}
     check_structure(state, {k: v for k, v in expected.items() if k not in dropped}, what)
     check_values(state, what)
+    if dropped and CLASSIFIER[0] in expected:
+        logger.warning(
+            "%s has a classifier of %d classes and the model one of %d: it was left out, and the "
+            "model's own starts untrained.",
+            what,
+            count_classes(given),
+            count_classes(expected),
+        )
     model.load_state_dict(state, strict=False, assign=True)
 
 
@@ -222,23 +230,9 @@ def _adapt_stem(state: dict[str, Tensor], expected: Shapes) -> dict[str, Tensor]
     return state
 
 
-def _drop_classifier(
-    state: dict[str, Tensor], expected: Shapes, what: str
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Leave the classifier out where the numbers of classes differ, and say so."""
-    have, want = state.get(CLASSIFIER[0]), expected.get(CLASSIFIER[0])
-    if have is None or have.ndim != 2:
-        return state, ()
-    classes = 0 if want is None else len(want)
-    if len(have) == classes:
-        return state, ()
-    if classes:
-        logger.warning(
-            "%s has a classifier of %d classes and the model one of %d: it was left out, and the "
-            "model's own starts untrained.",
-            what,
-            len(have),
-            classes,
-        )
-    kept = {key: value for key, value in state.items() if key not in CLASSIFIER}
-    return kept, CLASSIFIER
+def _foreign_classifier(state: Shapes, expected: Shapes) -> tuple[str, ...]:
+    """The entries of a classifier that has another number of classes than the model's."""
+    have = state.get(CLASSIFIER[0])
+    if have is None or have.ndim != 2 or count_classes(state) == count_classes(expected):
+        return ()
+    return CLASSIFIER

@@ -172,7 +172,7 @@ def _build(name: str, weights: WeightsEnum | Path | None, progress: bool, **opti
     # A norm of the user's may compute in its constructor, so only our own skip theirs.
     skip = options["norm_layer"] is None
     with torch.device("meta") if skip else contextlib.nullcontext():
-        model = ResNet(row, **options)
+        model = ResNet(row, **options).float()  # as weights are kept, whatever the default dtype
     checkpoint.load(model, state, str(weights))
     if any(parameter.is_meta for parameter in model.fc.parameters()):
         model.reset_classifier(model.num_classes)  # the checkpoint's did not fit and was left out

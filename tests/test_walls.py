@@ -1,0 +1,81 @@
+"""The walls of the house: imports point one way, and importing pyconv stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyconv
+
+ROOT = Path(pyconv.__file__).parent
+MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init__")
+
+# What each module may import of the house at import time; everything else is above it.
+BELOW: dict[str, set[str]] = {
+    "architectures": set(),
+    "layers": set(),
+    "imagenet": set(),
+    "cli": set(),
+    "checkpoint": set(),
+    "resnet": {"architectures", "layers"},
+    "weights": {"imagenet"},
+    "store": {"checkpoint", "weights"},
+    "models": {"architectures", "checkpoint", "resnet", "weights"},
+    "backbone": {"resnet"},
+    "data": {"weights"},
+    "evaluate": {"checkpoint", "cli", "data", "models", "weights"},
+}
+
+
+def imports(module: str) -> tuple[set[str], set[str]]:
+    """What a module imports when it is imported: rooms of the house, and packages."""
+    tree = ast.parse((ROOT / f"{module}.py").read_text("utf-8"))
+    rooms, packages = set(), set()
+    for node in tree.body:  # imports inside functions and TYPE_CHECKING do not count
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            rooms |= {name.split(".")[0] for name in names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            packages.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+    return rooms, packages
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_is_below_it(module: str) -> None:
+    rooms, _ = imports(module)
+    assert rooms <= BELOW[module]
+
+
+def test_the_order_has_no_circle() -> None:
+    settled: set[str] = set()
+    while settled != set(BELOW):
+        free = {module for module, below in BELOW.items() if below <= settled} - settled
+        assert free, set(BELOW) - settled
+        settled |= free
+
+
+@pytest.mark.parametrize("module", ["architectures", "weights", "imagenet/__init__", "cli"])
+def test_data_knows_nothing_of_torch(module: str) -> None:
+    assert not imports(module)[1] & {"torch", "torchvision"}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"evaluate", "train"}))
+def test_nothing_below_the_commands_imports_torchvision(module: str) -> None:
+    assert "torchvision" not in imports(module)[1]
+
+
+def test_importing_pyconv_imports_no_torchvision() -> None:
+    code = "import sys, pyconv; print(sorted({'torchvision', 'PIL', 'requests'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in pyconv.__all__:
+        assert getattr(pyconv, name).__doc__, name
