@@ -226,7 +226,7 @@ def _command(argv: Sequence[str] | None) -> int:
     if not args.sample and args.model is None:
         parser.error("--model is missing, such as --model pyconvresnet50")
     job = _sample_job() if args.sample else _job(args)
-    device = args.device or torch.accelerator.current_accelerator() or "cpu"
+    device = args.device or _default_device()
     loader = make_loader(job.images, job.preprocess, args.batch_size, args.workers)
     metrics = evaluate(
         job.model, loader, normalise=job.preprocess.normalise, device=device, progress=True
@@ -238,6 +238,12 @@ def _command(argv: Sequence[str] | None) -> int:
             result |= {"on_record": job.record, "agrees": agrees(job.record, metrics)}
         cli.write_json(args.json, result)
     return cli.DONE if job.record is None or agrees(job.record, metrics) else cli.FAILED
+
+
+def _default_device() -> torch.device:
+    """The accelerator if there is one; a build of PyTorch names its own even where none is."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found or torch.device("cpu")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
