@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .drive import Version
 from .record import Digest, read_json, write_json
@@ -167,11 +167,10 @@ def _size(place: Path) -> int:
 
 def _is_abandoned(place: Path) -> bool:
     """Whether nobody writes to a part any more: its process says so, is gone, or idle for a day."""
-    note = read_json(_note(place))
-    owner = note.get("owner")
-    if note and owner is None:
+    owner: dict[str, Any] | None = read_json(_note(place)).get("owner", {})
+    if owner is None:
         return True
-    if note and owner["host"] == socket.gethostname() and not _is_running(owner["pid"]):
+    if owner.get("host") == socket.gethostname() and not _is_running(owner.get("pid")):
         return True
     return time.time() - _last_change(place) > ABANDONED
 

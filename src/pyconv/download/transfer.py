@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 import requests
 from tqdm import tqdm
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, IncompleteRead
 
 from .drive import (
     CHECKPOINT_MAGICS,
@@ -55,6 +56,11 @@ class Settings:
     confirmations: int = 2
     lock_wait: float = 1800.0  # for another process's download, before going on without it
 
+    def wait(self, attempt: int, wanted: float | None) -> float:
+        """Seconds before the retry after an attempt, counted from 0."""
+        wait = self.first_wait * 2**attempt if wanted is None else wanted
+        return min(wait, self.longest_wait)
+
 
 DEFAULTS = Settings()
 
@@ -65,6 +71,13 @@ class _AttemptError(Exception):
     def __init__(self, reason: str, wait: float | None = None, restart: bool = False) -> None:
         super().__init__(reason)
         self.wait, self.restart = wait, restart
+
+
+class _Session(requests.Session):
+    """Redirects are ours to judge; requests would read their bodies first, however long."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
 @dataclass
@@ -98,13 +111,12 @@ class Transfer:
         )
 
     def _pause(self, reason: str, wanted: float | None, attempt: int) -> None:
-        wait = self.settings.first_wait * 2**attempt if wanted is None else wanted
-        wait = min(wait, self.settings.longest_wait)
+        wait = self.settings.wait(attempt, wanted)
         logger.warning("%s: %s; trying again in %.0f s.", self.target.file.filename, reason, wait)
         time.sleep(wait)
 
     def _attempt(self) -> None:
-        with requests.Session() as session:
+        with _Session() as session:
             response, body = self._find(session)
             with contextlib.closing(response):
                 self._receive(response, body)
@@ -318,4 +330,6 @@ def _root(error: BaseException) -> str:
     """What lies under an error of the network, in the words of the system."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
+    if isinstance(error, (IncompleteRead, http.client.IncompleteRead)):
+        return "it ended too early"
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
