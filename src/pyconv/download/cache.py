@@ -15,8 +15,7 @@ from filelock import FileLock, Timeout
 from .drive import DriveFile, Origin
 from .part import Part
 from .record import Digest, Record, read_record, today, write_record
-from .target import Check, Target
-from .transfer import DEFAULTS, Settings, Transfer
+from .target import DEFAULTS, Check, Settings, Target
 
 __all__ = ["cache_dir", "fetch", "is_offline", "verify"]
 
@@ -77,6 +76,8 @@ def fetch(
     origin = Origin.of(os.environ.get("PYCONV_DRIVE_URL"))
     with target.on_disk():
         target.path.parent.mkdir(parents=True, exist_ok=True)
+    from .transfer import Transfer  # and requests with it, which a file in the cache does not need
+
     with _lock(target.path, settings.lock_wait) as alone:
         if again or not _is_cached(target, check):  # another process may have been faster
             with Part.take(target, adopt=alone) as part:

@@ -1,4 +1,4 @@
-"""Which file is to lie where, and the one way in which getting it there fails."""
+"""A file and its place, how patiently it is got there, and the one way in which that fails."""
 
 from __future__ import annotations
 
@@ -9,13 +9,37 @@ from pathlib import Path
 
 from .drive import DriveFile
 
-__all__ = ["Check", "DownloadError", "Target"]
+__all__ = ["DEFAULTS", "Check", "DownloadError", "Settings", "Target"]
 
 Check = Callable[[Path], None]  # raises ValueError where a file is not what it should be
 
 
 class DownloadError(OSError):
     """A file cannot be had or trusted; says why, and how to place it by hand."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How patient a download is; times in seconds."""
+
+    connect_timeout: float = 15.0
+    read_timeout: float = 60.0  # between two arrivals of bytes
+    slowest: float = 1024.0  # bytes per second, on average over a window
+    window: float = 30.0
+    retries: int = 5
+    first_wait: float = 1.0  # before the first retry; each next one waits twice as long
+    longest_wait: float = 60.0  # whatever the server asks for
+    redirects: int = 10
+    confirmations: int = 2
+    lock_wait: float = 1800.0  # for another process's download, before going on without it
+
+    def wait(self, attempt: int, wanted: float | None) -> float:
+        """Seconds before the retry after an attempt, counted from 0."""
+        wait = self.first_wait * 2**attempt if wanted is None else wanted
+        return min(wait, self.longest_wait)
+
+
+DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)

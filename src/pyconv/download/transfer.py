@@ -32,37 +32,13 @@ from .drive import (
 )
 from .part import Part
 from .record import CHUNK, Record, Trust, read_record, today, write_record
-from .target import Check, DownloadError, Target
+from .target import Check, DownloadError, Settings, Target
 
-__all__ = ["DEFAULTS", "Settings", "Transfer"]
+__all__ = ["Transfer"]
 
 logger = logging.getLogger("pyconv.download")
 
 PAGE_LIMIT = 1 << 20  # bytes of a web page that are read
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How patient a download is; times in seconds."""
-
-    connect_timeout: float = 15.0
-    read_timeout: float = 60.0  # between two arrivals of bytes
-    slowest: float = 1024.0  # bytes per second, on average over a window
-    window: float = 30.0
-    retries: int = 5
-    first_wait: float = 1.0  # before the first retry; each next one waits twice as long
-    longest_wait: float = 60.0  # whatever the server asks for
-    redirects: int = 10
-    confirmations: int = 2
-    lock_wait: float = 1800.0  # for another process's download, before going on without it
-
-    def wait(self, attempt: int, wanted: float | None) -> float:
-        """Seconds before the retry after an attempt, counted from 0."""
-        wait = self.first_wait * 2**attempt if wanted is None else wanted
-        return min(wait, self.longest_wait)
-
-
-DEFAULTS = Settings()
 
 
 class _AttemptError(Exception):
