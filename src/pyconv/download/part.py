@@ -9,6 +9,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,9 +34,12 @@ class Part:
         self.target = target
         self.place = _new_place(target.path)
         self.version = Version()
-        self.digest = Digest()
+        self.size = 0  # bytes
         self.resumed = False  # whether the bytes came in more than one answer
         self._open: BinaryIO | None = None
+        self._digest = Digest()
+        self._hashing: Future[None] | None = None
+        self._hasher = ThreadPoolExecutor(1)
 
     @classmethod
     @contextlib.contextmanager
@@ -51,6 +55,7 @@ class Part:
             yield part
         finally:
             part._leave()
+            part._hasher.shutdown()
 
     def _adopt(self) -> None:
         """Continue the longest part left behind that could be continued; remove the others."""
@@ -72,8 +77,9 @@ class Part:
             opened.close()
             return
         place.rename(self.place)
-        self._open, self.version, self.digest = opened, version, Digest.of(opened)
-        self.resumed = self.digest.size > 0
+        self._open, self.version, self._digest = opened, version, Digest.of(opened)
+        self.size = self._digest.size
+        self.resumed = self.size > 0
         self._write_note(at_work=True)
 
     def begin(self, version: Version) -> None:
@@ -85,11 +91,14 @@ class Part:
         self._write_note(at_work=True)
 
     def write(self, chunk: bytes) -> None:
+        """Add to the file; the chunk is hashed in another thread while the next one arrives."""
         assert self._open is not None
+        digest = self.digest
+        self._hashing = self._hasher.submit(digest.update, chunk)
+        self.size += len(chunk)
         view = memoryview(chunk)
         while view:  # a disk that fills up takes a part first and fails at the next write
             view = view[self._open.write(view) :]
-        self.digest.update(chunk)
 
     def sync(self) -> os.stat_result:
         """Have the bytes on the disk, not merely in its queue."""
@@ -98,8 +107,11 @@ class Part:
         return os.fstat(self._open.fileno())
 
     @property
-    def size(self) -> int:
-        return self.digest.size
+    def digest(self) -> Digest:
+        """Of all that was written."""
+        if self._hashing is not None:
+            self._hashing.result()
+        return self._digest
 
     @property
     def complete(self) -> bool:
@@ -115,7 +127,8 @@ class Part:
             self._open.close()
             self._open = None
         _remove(self.place)
-        self.version, self.digest, self.resumed = Version(), Digest(), False
+        self.version, self.size, self.resumed = Version(), 0, False
+        self._digest, self._hashing = Digest(), None
 
     def publish(self) -> None:
         """Move the whole file to its place."""
