@@ -450,6 +450,12 @@ def test_fault_29_nothing_to_compare(drive: Drive, tmp_path: Path) -> None:
     succeeds(drive, tmp_path, ONCE * 2)
 
 
+def test_fault_29_validator_on_the_first_answer_only(drive: Drive, tmp_path: Path) -> None:
+    del drive.headers["X-Goog-Hash"]
+    drive.bodies = iter([cut(1000), declare(**UNDECLARED)])
+    succeeds(drive, tmp_path, ONCE + resumed(1000) + ONCE)
+
+
 def test_fault_30_content_changes_between_retries(drive: Drive, tmp_path: Path) -> None:
     def act(exchange: Exchange) -> None:
         exchange.send_file(after=1000)

@@ -9,7 +9,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +20,7 @@ from .target import Target
 
 __all__ = ["Part"]
 
+FLUSH = 32 << 20  # bytes after which the disk is told to begin, so that the end waits for less
 ABANDONED = 24 * 3600  # seconds after which what another machine left behind is taken over
 
 
@@ -35,11 +36,14 @@ class Part:
         self.place = _new_place(target.path)
         self.version = Version()
         self.size = 0  # bytes
+        self._flushed = 0  # bytes of which the disk was told to begin with
         self.resumed = False  # whether the bytes came in more than one answer
         self._open: BinaryIO | None = None
         self._digest = Digest()
+        # Hashing and flushing go on beside the arrival of bytes, at most one of each at a time.
+        self._threads = ThreadPoolExecutor(2)
         self._hashing: Future[None] | None = None
-        self._hasher = ThreadPoolExecutor(1)
+        self._flushing: Future[None] | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -55,7 +59,7 @@ class Part:
             yield part
         finally:
             part._leave()
-            part._hasher.shutdown()
+            part._threads.shutdown()
 
     def _adopt(self) -> None:
         """Continue the longest part left behind that could be continued; remove the others."""
@@ -91,18 +95,22 @@ class Part:
         self._write_note(at_work=True)
 
     def write(self, chunk: bytes) -> None:
-        """Add to the file; the chunk is hashed in another thread while the next one arrives."""
+        """Add to the end of the file."""
         assert self._open is not None
-        digest = self.digest
-        self._hashing = self._hasher.submit(digest.update, chunk)
+        self._hashing = self._threads.submit(self.digest.update, chunk)
         self.size += len(chunk)
         view = memoryview(chunk)
         while view:  # a disk that fills up takes a part first and fails at the next write
             view = view[self._open.write(view) :]
+        if self.size - self._flushed > FLUSH and (self._flushing is None or self._flushing.done()):
+            self._flushed = self.size
+            self._flushing = self._threads.submit(os.fsync, self._open.fileno())
 
     def sync(self) -> os.stat_result:
         """Have the bytes on the disk, not merely in its queue."""
         assert self._open is not None
+        if self._flushing is not None:
+            self._flushing.result()
         os.fsync(self._open.fileno())
         return os.fstat(self._open.fileno())
 
@@ -123,18 +131,14 @@ class Part:
 
     def discard(self) -> None:
         """Forget what has arrived."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        self._close()
         _remove(self.place)
         self.version, self.size, self.resumed = Version(), 0, False
-        self._digest, self._hashing = Digest(), None
+        self._digest, self._flushed = Digest(), 0
 
     def publish(self) -> None:
         """Move the whole file to its place."""
-        assert self._open is not None
-        self._open.close()  # an open file cannot be moved everywhere
-        self._open = None
+        self._close()  # an open file cannot be moved everywhere
         self.place.replace(self.target.path)
         _sync_folder(self.target.path.parent)
         _remove(self.place)
@@ -146,9 +150,16 @@ class Part:
         if not self.continuable:
             self.discard()
             return
-        self._open.close()
+        self._close()
         with contextlib.suppress(OSError):
             self._write_note(at_work=False)
+
+    def _close(self) -> None:
+        wait([work for work in (self._hashing, self._flushing) if work is not None])
+        self._hashing = self._flushing = None
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
     def _write_note(self, at_work: bool) -> None:
         owner = {"host": socket.gethostname(), "pid": os.getpid()} if at_work else None
