@@ -13,6 +13,7 @@ from pathlib import Path
 ROOMS = {
     "pyconv": "What `import pyconv` gives",
     "pyconv.checkpoint": "Reading checkpoints",
+    "pyconv.download": "Downloading",
     "pyconv.data": "Images and preprocessing",
     "pyconv.evaluate": "Evaluation",
 }
@@ -23,8 +24,8 @@ def section(room: str, title: str) -> list[str]:
     lines = [f"## {title}", "", "| name | |", "|---|---|"]
     for name in sorted(module.__all__, key=str.lower):
         thing = getattr(module, name)
-        if name == "main":
-            continue
+        if name == "main" or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue  # the commands have their guides, and the names of types no docstring
         first = inspect.cleandoc(thing.__doc__).split("\n\n")[0].replace("\n", " ")
         first = re.sub(r":\w+:`~?", "`", first).replace("``", "`").replace("|", "\\|")
         lines.append(f"| `{room}.{name}` | {first} |")
