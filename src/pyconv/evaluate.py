@@ -143,8 +143,8 @@ def evaluate(
 
     def scored(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor, Tensor, int]]:
         """Start the work on each batch; nothing waits for the device here."""
-        for batch in batches:
-            if stop():
+        for number, batch in enumerate(batches):
+            if number and stop():  # something has been counted, and something is left
                 tally.partial = True
                 return
             pixels, labels = batch

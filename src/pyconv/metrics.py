@@ -91,10 +91,7 @@ def merge(tallies: Sequence[Tally]) -> Metrics:
     """The counts of all processes as one result: integers, so the sum is that of one process."""
     tables = [tally.per_class for tally in tallies if tally.per_class is not None]
     faults = sorted(chain.from_iterable(tally.faults for tally in tallies))
-    partial = any(tally.partial for tally in tallies)
     if not tables:
-        if partial:
-            raise KeyboardInterrupt  # before the first batch: there is nothing to report
         if faults:
             raise ValueError(
                 f"None of the {len(faults):,} images could be read; the first is {faults[0].path}: "
@@ -110,7 +107,7 @@ def merge(tallies: Sequence[Tally]) -> Metrics:
         loss=math.fsum(tally.loss for tally in tallies) / images,
         seconds=max(tally.seconds for tally in tallies),
         unreadable=tuple(fault.path for fault in faults),
-        partial=partial,
+        partial=any(tally.partial for tally in tallies),
         per_class=tuple((n, first, five) for n, first, five in per_class.tolist()),
         predictions=tuple(sorted(chain.from_iterable(tally.predictions for tally in tallies))),
     )
