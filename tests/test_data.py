@@ -10,7 +10,7 @@ import numpy as np
 import photos
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
@@ -152,6 +152,7 @@ def test_batches_unpack_in_order(workers: int, tmp_path: Path) -> None:
     assert len(loader) == 3
 
 
+@settings(deadline=None, max_examples=30)
 @given(count=st.integers(0, 40), size=st.integers(1, 7), batch=st.integers(1, 9))
 def test_shards_hold_each_image_once(count: int, size: int, batch: int) -> None:
     images = ImageList(("a",), tuple((Path(f"/nowhere/{n}.png"), 0) for n in range(count)))
