@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photos import one_thread  # noqa: F401
 from PIL import Image
 from torchvision import transforms
 

@@ -1,4 +1,4 @@
-"""evaluate(): the counts are those of the plainest loop, whatever the batches, models and mishaps."""
+"""evaluate() counts as the plainest loop does, whatever the batches, models and mishaps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photos import one_thread  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-
 from pyconv import imagenet
 
 DATA = Path(__file__).with_name("data")

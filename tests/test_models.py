@@ -35,7 +35,11 @@ def test_every_name_is_a_public_factory() -> None:
 
 
 def test_patterns_list_networks() -> None:
-    assert list_models("pyconvhg*") == ["pyconvhgresnet101", "pyconvhgresnet152", "pyconvhgresnet50"]
+    assert list_models("pyconvhg*") == [
+        "pyconvhgresnet101",
+        "pyconvhgresnet152",
+        "pyconvhgresnet50",
+    ]
     assert list_models("*nothing*") == []
     assert list_models() == sorted(list_models())
 
@@ -54,7 +58,10 @@ def test_get_model_is_the_factory() -> None:
     [
         (lambda: get_model("pyconvresnt50"), "'pyconvresnt50'. Did you mean 'pyconvresnet50'"),
         (lambda: get_model("zzz"), "There is no network named 'zzz'. Known: resnet18, "),
-        (lambda: get_weight("PyConvResNet50_Weights.IMAGENET1K_V3"), "Did you mean 'PyConvResNet50"),
+        (
+            lambda: get_weight("PyConvResNet50_Weights.IMAGENET1K_V3"),
+            "Did you mean 'PyConvResNet50",
+        ),
         (lambda: pyconvresnet50(weights="IMAGENET1K_V7"), "IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
         (lambda: pyconvresnet50(weights="IMAGNET1K_V1"), "Did you mean 'IMAGENET1K_V1'"),
         (lambda: pyconvresnet50(weights="missing.pth"), "'missing.pth' is neither a file nor the"),

@@ -71,7 +71,9 @@ def test_nothing_below_the_commands_imports_torchvision(module: str) -> None:
 
 
 def test_importing_pyconv_imports_no_torchvision() -> None:
-    code = "import sys, pyconv; print(sorted({'torchvision', 'PIL', 'requests'} & set(sys.modules)))"
+    code = (
+        "import sys, pyconv; print(sorted({'torchvision', 'PIL', 'requests'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -269,7 +269,8 @@ def _device(wanted: str | None, world: World) -> torch.device:
         ValueError: if there is no such device here.
     """
     try:
-        device = torch.device(wanted or torch.accelerator.current_accelerator() or "cpu")
+        found = torch.accelerator.current_accelerator(check_available=True)
+        device = torch.device(wanted or found or "cpu")
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
         torch.empty(0, device=device)
