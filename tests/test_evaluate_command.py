@@ -145,9 +145,9 @@ def test_what_fails_on_all_processes_is_said_once(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("processes", "workers"), [(1, 1), (2, 0)])
 def test_an_interruption_leaves_a_partial_result_marked_as_one(
-    processes: int, flat: Path, checkpoint: Path, tmp_path: Path
+    processes: int, workers: int, flat: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     # Names may repeat, so a few files make a long evaluation.
     lines = [f"{photo.name} {photo.label}" for photo in IMAGES] * 500
@@ -156,7 +156,7 @@ def test_an_interruption_leaves_a_partial_result_marked_as_one(
     command = [
         *(sys.executable, "-m", "pyconv.evaluate", flat, "--labels", tmp_path / "long.txt"),
         *("--model", MODEL, "--checkpoint", checkpoint, "--batch-size", "8", "--json", out),
-        *("--workers", "1", "--nproc-per-node", processes),
+        *("--workers", workers, "--nproc-per-node", processes),
     ]
     with subprocess.Popen(
         list(map(str, command)), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE

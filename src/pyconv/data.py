@@ -194,6 +194,8 @@ def make_loader(
         shard: ``(rank, size)``: only every size-th image, from the rank-th on. Nothing is padded,
             so the shards of all ranks hold each image once.
     """
+    if workers:
+        import torchvision.transforms.v2.functional  # noqa: F401  # once, before workers fork
     rank, size = shard
     pixels = _Pixels(images, preprocess, fast_decode)
     return DataLoader(

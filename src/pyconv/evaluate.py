@@ -263,19 +263,25 @@ def _engine(args: argparse.Namespace, images: int, world: World) -> Engine:
 
 
 def _device(wanted: str | None, world: World) -> torch.device:
-    """The device of this process; of several GPUs, each process has its own.
+    """The device of this process.
 
     Raises:
         ValueError: if there is no such device here.
     """
+    found = torch.accelerator.current_accelerator(check_available=True)
     try:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        device = torch.device(wanted or found or "cpu")
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
+        device = own_device(wanted or found or "cpu", world.local_rank, torch.cuda.device_count())
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ZeroDivisionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"There is no device {wanted!r} here. Leave --device out.") from error
+    return device
+
+
+def own_device(device: torch.device | str, local_rank: int, gpus: int) -> torch.device:
+    """Of several GPUs each process takes its own, if none was asked for by number."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None and gpus:
+        return torch.device("cuda", local_rank % gpus)
     return device
 
 
