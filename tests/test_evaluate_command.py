@@ -340,6 +340,43 @@ def test_the_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "pyconv-eval --sample" in capsys.readouterr().out
 
 
+@pytest.fixture
+def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sample of 20 images with the record that its network has in truth."""
+    inputs = [(n, photos.picture(n, 28, 28).convert("L")) for n in range(20)]
+    for n, image in inputs:
+        photos.write(tmp_path / f"images/{n % 10}-class/{n}.png", photos.encode(image, "PNG"))
+    labels = torch.tensor([n % 10 for n, _ in inputs])
+    pictures = torch.stack([PREPROCESS(image) for _, image in inputs])
+    model = photos.knowing(MODEL, pictures, labels, 10)
+    torch.save(model.state_dict(), tmp_path / f"{MODEL}.pth")
+    with torch.inference_mode():
+        hits = model(pictures).topk(5).indices == labels[:, None]
+    correct1, correct5 = int(hits[:, 0].sum()), int(hits.sum())
+    assert 0 < correct1 < correct5
+    record = {"images": 20, "correct1": correct1, "correct5": correct5, "top1": 5.0 * correct1}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    for module in ("evaluate", "store"):
+        monkeypatch.setattr(f"pyconv.{module}.sample_file", lambda name: tmp_path / name)
+    return tmp_path
+
+
+def test_the_sample_agrees_with_its_record_or_fails(
+    sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result = run(sample / "r.json", "--sample")
+    assert (code, result["agrees"]) == (0, True)
+    assert result["weights_file"]["trust"] == "comes with the library"
+    record = json.loads((sample / "record.json").read_text())
+    out = capsys.readouterr().out
+    assert f"on record  top-1 {record['top1']:.2f} %: agrees" in out
+    assert "images/s" in out
+    record["correct1"] += 1
+    (sample / "record.json").write_text(json.dumps(record))
+    assert run(sample / "r.json", "--sample")[0] == 1
+    assert "DIFFERS" in capsys.readouterr().out
+
+
 def test_a_record_is_met_but_for_one_image_in_a_thousand() -> None:
     record = {"images": 1000, "correct1": 900, "correct5": 990}
     for correct1, expected in ((900, True), (901, True), (898, False)):

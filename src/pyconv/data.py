@@ -194,8 +194,9 @@ def make_loader(
         shard: ``(rank, size)``: only every size-th image, from the rank-th on. Nothing is padded,
             so the shards of all ranks hold each image once.
     """
-    if workers:
-        import torchvision.transforms.v2.functional  # noqa: F401  # once, before workers fork
+    # Once, before workers fork and before anyone looks at the clock.
+    import torchvision.transforms.v2.functional  # noqa: F401
+
     rank, size = shard
     pixels = _Pixels(images, preprocess, fast_decode)
     return DataLoader(

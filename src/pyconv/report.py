@@ -61,7 +61,8 @@ def table(result: Result) -> str:
         verdict = "agrees" if result["agrees"] else "DIFFERS"
         rows.append(("on record", f"top-1 {on_record['top1']:.2f} %: {verdict}"))
     if published is not None:
-        rows.append(("published", f"top-1 {published['top1']:.2f} % (the authors' claim for all 50,000 images)"))
+        claim = f"top-1 {published['top1']:.2f} % (the authors' claim for all 50,000 images)"
+        rows.append(("published", claim))
         difference = f"{published['difference']:+.2f} +- {published['standard_error']:.2f}"
         rows.append(("difference", f"{difference} points (standard error)"))
     width = max(len(name) for name, _ in rows)
