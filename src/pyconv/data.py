@@ -188,8 +188,8 @@ def make_loader(
         preprocess: Sizes and statistics.
         batch_size: Images in a batch; the last may have fewer.
         workers: Processes that decode; 0 decodes in this one.
-        fast_decode: Decode JPEGs with torchvision's decoder and resize tensors, about 1.7 times as
-            fast; some pixels differ by 1 of 255. Other files, and grey models, go the exact way.
+        fast_decode: Decode JPEGs with torchvision and resize tensors, in half the time; pixels
+            differ by 1 of 255 here and there. Other files, and grey models, go the exact way.
         pin_memory: Put the pixels into page-locked memory, for a GPU.
         shard: ``(rank, size)``: only every size-th image, from the rank-th on. Nothing is padded,
             so the shards of all ranks hold each image once.
