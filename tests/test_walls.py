@@ -26,8 +26,15 @@ BELOW: dict[str, set[str]] = {
     "store": {"checkpoint", "weights"},
     "models": {"architectures", "checkpoint", "resnet", "weights"},
     "backbone": {"resnet"},
-    "data": {"weights"},
-    "evaluate": {"checkpoint", "cli", "data", "models", "weights"},
+    "layouts": {"imagenet"},
+    "data": {"layouts", "weights"},
+    "metrics": {"data"},
+    "report": set(),
+    "distributed": {"cli"},
+    "evaluate": {
+        "checkpoint", "cli", "data", "distributed", "layouts", "metrics", "models", "report",
+        "weights",
+    },  # fmt: skip
 }
 
 
