@@ -30,7 +30,7 @@ def test_every_name_is_a_public_factory() -> None:
         assert factory.__name__ == name
         assert factory.__doc__.startswith(pyconv.architectures.ARCHITECTURES[name].title)
         options = inspect.signature(factory).parameters
-        assert list(options)[0] == "pretrained"
+        assert next(iter(options)) == "pretrained"
         assert options["weights"].kind is inspect.Parameter.KEYWORD_ONLY
 
 

@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -160,8 +160,9 @@ def evaluate(
 
     # A bar is drawn anew ten times a second; a log file gets a line now and then.
     pace = 0.1 if sys.stderr.isatty() else 30.0
-    with tqdm(loader, unit="batch", disable=not progress, mininterval=pace) as bar:
-        for batch, best, losses, classes in _one_behind(scored(bar)):
+    total = len(loader) if isinstance(loader, Sized) else None
+    with tqdm(total=total, unit="batch", disable=not progress, mininterval=pace) as bar:
+        for batch, best, losses, classes in _one_behind(scored(loader)):
             _, labels = batch
             top = best.cpu()
             tally.count(labels.cpu(), top, losses.cpu(), classes)
@@ -169,6 +170,7 @@ def evaluate(
                 rows = zip(batch.indices.tolist(), map(tuple, top.tolist()), strict=True)
                 tally.predictions.extend(rows)
             bar.set_postfix_str(tally.running, refresh=False)
+            bar.update()
     tally.seconds = time.perf_counter() - start
     return merge((world or World()).gather(tally))
 

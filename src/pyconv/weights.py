@@ -254,11 +254,11 @@ class PyConvHGResNet152_Weights(WeightsEnum):
 
 
 class PyConvResNetTiny_Weights(WeightsEnum):
-    """The sample's weights, trained in this project and shipped with the package."""
+    """The sample's weights, trained in this project; top-1 on the 10,000 images of its test set."""
 
     FASHION_MNIST = Published(
         "pyconvresnet_tiny", None,
-        0, 276_522, 0.01, ((28, 0.0),), "15 epochs, batch 128, one cycle of SGD to 0.1",
+        1_149_347, 276_522, 0.0116, ((28, 92.72),), "15 epochs, batch 128, one cycle of SGD to 0.1",
         Images(crop=28, resize=28, mean=(0.2860,), std=(0.3530,)), FASHION_MNIST,
     )  # fmt: skip
     DEFAULT = FASHION_MNIST

@@ -1,0 +1,98 @@
+"""The README does what it says: snippets and commands run, the table is the data."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyconv.models import WEIGHTS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", blocks("python"))
+def test_snippets_print_what_their_comments_say(snippet: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    promised = re.findall(r"print\(.*\)  # (.+?)(?: \.\.\.)?$", snippet, re.MULTILINE)
+    assert promised
+    for text in promised:
+        assert text in done.stdout
+
+
+def test_commands_are_those_that_ci_runs(tmp_path: Path) -> None:
+    """`.ci/run` takes the second command from the README; the first one is run here."""
+    install, work = (block.strip() for block in blocks("sh"))
+    assert work == "pip install -e '.[dev]' && pytest"
+    assert "readme 2" in (ROOT / ".ci/run").read_text("utf-8")
+    pip, evaluate = install.split(" && ")
+    assert pip == "pip install ."
+    # This environment has the package already: install another copy, without its dependencies.
+    copy = tmp_path / "checkout"
+    for name in ("src", "README.md", "LICENSE", "pyproject.toml"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else _copy)(source, copy / name)
+    target = tmp_path / "installed"
+    command = [sys.executable, "-m", *pip.split(), "--quiet", "--no-deps", "--target", str(target)]
+    subprocess.run(command, cwd=copy, check=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, target / "bin" / evaluate.split()[0], *evaluate.split()[1:]],
+        env=os.environ | {"PYTHONPATH": str(target)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^on record +top-1 .* %: agrees$", done.stdout, re.MULTILINE)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+def test_the_table_of_models_is_the_data() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", README, re.MULTILINE)
+    table = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+    published = {name: enum for name, enum in WEIGHTS.items() if enum["DEFAULT"].file_id}
+    assert set(table) == set(published)
+    for name, enum in published.items():
+        paper, best = enum["IMAGENET1K_V1"], enum["DEFAULT"]
+        augmented = best.value.top1 if best is not paper else ()
+        claims = [f"{top1:.2f}" for _, top1 in (*paper.value.top1, *augmented)]
+        facts = [f"{paper.value.num_params / 1e6:.1f} M", f"{paper.value.gmacs:.2f}"]
+        assert [cell for cell in table[name] if cell] == facts + claims
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_reference_is_what_the_docstrings_say() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import api; print(api.page(), end='')"],
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert (ROOT / "docs/api.md").read_text("utf-8") == done.stdout, "run python docs/api.py"
