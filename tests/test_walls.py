@@ -32,9 +32,16 @@ BELOW: dict[str, set[str]] = {
     "report": set(),
     "distributed": {"cli"},
     "evaluate": {
-        "checkpoint", "cli", "data", "distributed", "layouts", "metrics", "models", "report",
+        "checkpoint",
+        "cli",
+        "data",
+        "distributed",
+        "layouts",
+        "metrics",
+        "models",
+        "report",
         "weights",
-    },  # fmt: skip
+    },
 }
 
 
