@@ -522,9 +522,10 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
         pin_memory=engine.device.type == "cuda",
         shard=(world.rank, world.size),
     )
+    model = _prepare(job, engine)
     with interruptible() as stop:
         metrics = evaluate(
-            _prepare(job, engine),
+            model,
             loader,
             normalise=job.preprocess.normalise,
             device=engine.device,
