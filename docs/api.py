@@ -24,8 +24,8 @@ def section(room: str, title: str) -> list[str]:
     lines = [f"## {title}", "", "| name | |", "|---|---|"]
     for name in sorted(module.__all__, key=str.lower):
         thing = getattr(module, name)
-        if name == "main" or not (inspect.isclass(thing) or inspect.isfunction(thing)):
-            continue  # the commands have their guides, and the names of types no docstring
+        if name == "main" or not thing.__doc__:
+            continue  # the commands have their guides, and names of types no docstring
         first = inspect.cleandoc(thing.__doc__).split("\n\n")[0].replace("\n", " ")
         first = re.sub(r":\w+:`~?", "`", first).replace("``", "`").replace("|", "\\|")
         lines.append(f"| `{room}.{name}` | {first} |")

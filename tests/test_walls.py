@@ -27,9 +27,24 @@ BELOW: dict[str, set[str]] = {
     "store": {"architectures", "checkpoint", "download", "resnet", "weights"},
     "models": {"architectures", "checkpoint", "resnet", "weights"},
     "backbone": {"resnet"},
-    "data": {"weights"},
     "manage": {"cli", "download", "models", "store", "weights"},
-    "evaluate": {"checkpoint", "cli", "data", "models", "weights"},
+    "layouts": {"imagenet"},
+    "data": {"layouts", "weights"},
+    "metrics": {"data"},
+    "report": set(),
+    "distributed": {"cli"},
+    "evaluate": {
+        "checkpoint",
+        "cli",
+        "data",
+        "distributed",
+        "layouts",
+        "metrics",
+        "models",
+        "report",
+        "store",
+        "weights",
+    },
 }
 
 

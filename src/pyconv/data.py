@@ -1,28 +1,31 @@
-"""Image folders in, uint8 batches out: layouts, labels, preprocessing, loaders.
+"""Images in, uint8 batches out: preprocessing, decoding, loaders.
 
 torchvision is imported when images are first touched, so that ``import pyconv`` stays as light as
-``import torch``.
+``import torch``. How images lie on the disk is the business of :mod:`pyconv.layouts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+import io
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .layouts import ImageList, find_images
 from .weights import Images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageList", "Preprocess", "find_images", "make_loader"]
+__all__ = ["Batch", "Fault", "ImageList", "Preprocess", "find_images", "make_loader"]
 
-SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True)
@@ -76,58 +79,137 @@ class Preprocess:
         return self.normalise(self.pixels(image))
 
 
-@dataclass(frozen=True)
-class ImageList:
-    """Labelled images: a label is a position in ``classes``."""
+def decode(data: bytes, fast: bool = False) -> Image | Tensor:
+    """The picture in an image file: a PIL image, or for a JPEG that is to go fast uint8 [3, H, W].
 
-    classes: tuple[str, ...]
-    samples: tuple[tuple[Path, int], ...]
-
-
-def find_images(root: str | Path) -> ImageList:
-    """The images of a folder that holds one folder per class, classes in sorted order.
+    An orientation stated in EXIF is not applied: the published accuracies were not measured so.
 
     Raises:
-        ValueError: if there is no such folder, or there are no images in its folders.
+        OSError, ValueError, ...: whatever a damaged file makes a decoder raise.
     """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"There is no folder {root}. Give the folder that holds the images.")
-    folders = sorted(place for place in root.iterdir() if place.is_dir())
-    samples = tuple(
-        (path, label)
-        for label, folder in enumerate(folders)
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES
-    )
-    if not samples:
-        raise ValueError(
-            f"There are no images in the folders of {root}. It should hold one folder per class, "
-            "with the images of the class inside."
-        )
-    return ImageList(tuple(folder.name for folder in folders), samples)
+    from PIL import Image
+
+    if fast and data.startswith(JPEG_MAGIC):
+        picture = _decode_jpeg(data)
+        if picture is not None:
+            return picture
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
 
 
-class _Pixels(Dataset[tuple[Tensor, Tensor]]):
-    """Decoded, resized and cropped images with their labels."""
+def _decode_jpeg(data: bytes) -> Tensor | None:
+    """A JPEG in colour or grey, decoded without PIL; None where that is not to be had."""
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
 
-    def __init__(self, samples: Sequence[tuple[Path, int]], preprocess: Preprocess) -> None:
-        self.samples, self.preprocess = samples, preprocess
+        raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        picture: Tensor = decode_jpeg(raw, ImageReadMode.UNCHANGED)
+    except (ImportError, RuntimeError):  # a torchvision without decoders, a damaged file: ask PIL
+        return None
+    if len(picture) not in (1, 3):  # CMYK, which Adobe inverts and PIL knows how
+        return None
+    return picture.expand(3, -1, -1)
+
+
+class Fault(NamedTuple):
+    """An image that could not be read, and why."""
+
+    position: int  # in the list of images
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with their labels; unpacks into ``pixels, labels``."""
+
+    pixels: Tensor  # uint8 [N, C, crop, crop]
+    labels: Tensor  # [N]
+    indices: Tensor  # [N], positions in the list of images
+    faults: tuple[Fault, ...]  # images that belong here but could not be read
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.pixels, self.labels))
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from where a GPU copies while the CPU goes on."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+class _Pixels(Dataset["tuple[Tensor, int, int] | Fault"]):
+    """Decoded, resized and cropped images with their labels and positions."""
+
+    def __init__(self, images: ImageList, preprocess: Preprocess, fast: bool) -> None:
+        self.images, self.preprocess = images, preprocess
+        self.fast = fast and len(preprocess.mean) == 3
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.images.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        from PIL import Image
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int] | Fault:
+        path, label = self.images.samples[index]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of EXIF and palettes, which change no pixel
+                image = decode(self.images.read(index), self.fast)
+                return self.preprocess.pixels(image), label, index
+        except Exception as error:  # a damaged file can make a decoder fail in any way
+            return Fault(index, str(path), str(error) or type(error).__name__)
 
-        path, label = self.samples[index]
-        with Image.open(path) as image:
-            return self.preprocess.pixels(image), torch.tensor(label)
+    def collate(self, items: Sequence[tuple[Tensor, int, int] | Fault]) -> Batch:
+        read = [item for item in items if not isinstance(item, Fault)]
+        crop, channels = self.preprocess.crop, len(self.preprocess.mean)
+        pixels = [pixels for pixels, _, _ in read]
+        return Batch(
+            torch.stack(pixels) if pixels else torch.empty(0, channels, crop, crop).byte(),
+            torch.tensor([label for _, label, _ in read], dtype=torch.long),
+            torch.tensor([index for _, _, index in read], dtype=torch.long),
+            tuple(item for item in items if isinstance(item, Fault)),
+        )
 
 
 def make_loader(
-    images: ImageList, preprocess: Preprocess, batch_size: int = 64, workers: int = 0
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of uint8 ``[N, C, crop, crop]`` with their labels ``[N]``, in order, each once."""
-    dataset = _Pixels(images.samples, preprocess)
-    return DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+    images: ImageList,
+    preprocess: Preprocess,
+    batch_size: int = 64,
+    workers: int = 0,
+    *,
+    fast_decode: bool = False,
+    pin_memory: bool = False,
+    shard: tuple[int, int] = (0, 1),
+) -> DataLoader[Batch]:
+    """Batches of uint8 ``[N, C, crop, crop]`` with their labels ``[N]``, in order, each once.
+
+    An image that cannot be read is left out of its batch and named in ``batch.faults``.
+
+    Args:
+        images: What :func:`find_images` found.
+        preprocess: Sizes and statistics.
+        batch_size: Images in a batch; the last may have fewer.
+        workers: Processes that decode; 0 decodes in this one.
+        fast_decode: Decode JPEGs with torchvision and resize tensors, in half the time; pixels
+            differ by 1 of 255 here and there. Other files, and grey models, go the exact way.
+        pin_memory: Put the pixels into page-locked memory, for a GPU.
+        shard: ``(rank, size)``: only every size-th image, from the rank-th on. Nothing is padded,
+            so the shards of all ranks hold each image once.
+    """
+    # Once, before workers fork and before anyone looks at the clock.
+    import torchvision.transforms.v2.functional  # noqa: F401
+
+    rank, size = shard
+    pixels = _Pixels(images, preprocess, fast_decode)
+    return DataLoader(
+        pixels,  # type: ignore[arg-type]  # the collation makes a Batch of its items
+        batch_size=batch_size,
+        sampler=range(rank, len(pixels), size),
+        num_workers=workers,
+        collate_fn=pixels.collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+    )
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process; a worker that dies of it takes the batch in hand with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,78 +1,120 @@
-"""Count what a model gets right on labelled images: ``evaluate()`` and the command pyconv-eval."""
+"""Count what a model gets right on labelled images: ``evaluate()`` and the command pyconv-eval.
+
+pyconv-eval /data/imagenet --model pyconvresnet50
+torchrun --nproc-per-node 8 -m pyconv.evaluate /data/imagenet --model pyconvresnet50
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import datetime
+import hashlib
 import json
+import os
+import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import checkpoint, cli
-from .data import ImageList, Preprocess, find_images, make_loader
-from .models import get_model, resolve_weights
+from . import checkpoint, cli, report, store
+from .data import Batch, Preprocess, make_loader
+from .distributed import World, interruptible, join_world, launch, usable_cores
+from .layouts import ImageList, find_images
+from .metrics import Metrics, Tally, merge
+from .models import WEIGHTS, get_model, resolve_weights
 from .weights import PyConvResNet50_Weights, PyConvResNetTiny_Weights, WeightsEnum, sample_file
 
 __all__ = ["Metrics", "evaluate", "main"]
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class Metrics:
-    """What an evaluation counted; ``top1`` and ``top5`` are in percent."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, MPS, the CPU
+NAMED = 10  # unreadable images that each process names on the screen; --json names all
 
-    images: int
-    correct1: int
-    correct5: int  # with fewer than five classes: among all of them
-    loss: float  # mean cross entropy
-    seconds: float
-    unreadable: tuple[str, ...] = ()
 
-    @property
-    def top1(self) -> float:
-        return 100 * self.correct1 / self.images
+class _Halving:
+    """Calls a model on images, in halves, quarters, ... of the batch once memory has run out."""
 
-    @property
-    def top5(self) -> float:
-        return 100 * self.correct5 / self.images
+    def __init__(self, model: Callable[[Tensor], Tensor], fixed: int | None) -> None:
+        self.model, self.fixed = model, fixed
+        self.limit = fixed  # images at once, if there is one
 
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.seconds
+    def __call__(self, images: Tensor) -> Tensor:
+        while True:
+            size = min(len(images), self.limit or len(images))
+            try:
+                return torch.cat([self._part(part) for part in images.split(size)])
+            except RuntimeError as error:
+                if not any(sign in str(error) for sign in NO_MEMORY):
+                    raise
+            # Outside of the except block, where the error no longer holds the tensors.
+            self._halve(size, images.device)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The fields and the figures that follow from them, ready for JSON."""
-        return {
-            "images": self.images,
-            "correct1": self.correct1,
-            "correct5": self.correct5,
-            "top1": self.top1,
-            "top5": self.top5,
-            "loss": self.loss,
-            "images_per_second": self.images_per_second,
-            "unreadable": list(self.unreadable),
-        }
+    def _part(self, images: Tensor) -> Tensor:
+        if self.fixed is None:
+            return self.model(images)
+        missing = (self.limit or self.fixed) - len(images)
+        return self.model(F.pad(images, (0, 0) * 3 + (0, missing)))[: len(images)]
+
+    def _halve(self, size: int, device: torch.device) -> None:
+        if size == 1:
+            raise ValueError(
+                f"Not even one image fits into the memory of {device}. Use another --device, a "
+                "smaller --crop or --dtype bfloat16."
+            )
+        self.limit = size // 2
+        tqdm.write(
+            f"Memory ran out with {size} images at once; going on with {self.limit}.",
+            file=sys.stderr,
+        )
+        if device.type != "cpu":
+            torch.accelerator.empty_cache()
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Each item once the next has been started, so that a GPU computes while the last is read."""
+    waiting: list[T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
+
+
+def _model_dtype(model: nn.Module) -> torch.dtype:
+    tensors = chain(model.parameters(), model.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[tuple[Tensor, Tensor]] | Iterable[Batch],
     *,
     normalise: Callable[[Tensor], Tensor] | None = None,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
     progress: bool = False,
+    strict: bool = False,
+    predictions: bool = False,
+    fixed_batch: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    world: World | None = None,
 ) -> Metrics:
     """Evaluate a classifier on batches of images ``[N, C, H, W]`` and labels ``[N]``.
 
-    The model is put on the device and into eval mode, and left there.
+    The model is put on the device and into eval mode, and left there. Where memory runs out, the
+    batch is halved and the evaluation goes on.
 
     Args:
         model: Gives logits ``[N, classes]``.
@@ -80,34 +122,74 @@ def evaluate(
         normalise: Applied to every batch on the device, such as :meth:`Preprocess.normalise`
             for a loader of uint8 pixels; None if the loader's images are ready.
         device: Where to compute.
+        dtype: What the model takes; default that of its parameters.
         progress: Show a bar with the running accuracy on stderr.
+        strict: Stop at an image that cannot be read, instead of naming it in the result.
+        predictions: Keep the classes found most likely of every image; needs a loader of
+            :func:`make_loader`, which knows the images' positions.
+        fixed_batch: Fill every batch up to this size, so that a compiled model is compiled once.
+        stop: Asked after each batch; True ends the evaluation with a partial result.
+        world: The processes that each hold a shard of the images; the result, on every one of
+            them, is that of all images.
 
     Raises:
-        ValueError: if the loader has no images, or labels that the model has no output for.
+        ValueError: if there are no images, labels that the model has no output for, with
+            ``strict`` an unreadable image, or if not even one image fits into memory.
     """
     model.to(device).eval()
-    images = correct1 = correct5 = 0
-    loss = 0.0
-    start = time.perf_counter()
-    with tqdm(loader, unit="batch", disable=not progress) as bar:
-        for pixels, labels in bar:
-            pixels, labels = pixels.to(device), labels.to(device)
-            logits = model(pixels if normalise is None else normalise(pixels)).float()
-            classes = logits.shape[1]
-            if labels.numel() and int(labels.max()) >= classes:
-                raise ValueError(
-                    f"There is a label {int(labels.max())} and the model has {classes} classes, 0 "
-                    f"to {classes - 1}. Evaluate it on images of the classes it was trained on."
-                )
-            best = logits.topk(min(5, classes)).indices == labels[:, None]
-            images += len(labels)
-            correct1 += int(best[:, 0].sum())
-            correct5 += int(best.sum())
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            bar.set_postfix_str(f"top-1 {100 * correct1 / images:.2f} %")
-    if not images:
-        raise ValueError("There are no images to evaluate on.")
-    return Metrics(images, correct1, correct5, loss / images, time.perf_counter() - start)
+    dtype = dtype or _model_dtype(model)
+    ready = normalise or (lambda x: x)
+    run = _Halving(lambda x: model(ready(x).to(dtype)).float(), fixed_batch)
+    tally, start = Tally(), time.perf_counter()
+
+    def scored(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor, Tensor, int]]:
+        """Start the work on each batch; nothing waits for the device here."""
+        for number, batch in enumerate(batches):
+            if number and stop():  # something has been counted, and something is left
+                tally.partial = True
+                return
+            pixels, labels = batch
+            if isinstance(batch, Batch):
+                _note_faults(batch, tally, strict)
+            if len(labels):
+                logits = run(pixels.to(device, non_blocking=True))
+                classes = logits.shape[1]
+                _check_labels(labels, classes)
+                losses = F.cross_entropy(logits, labels.to(logits.device), reduction="none")
+                yield batch, logits.topk(min(5, classes)).indices, losses, classes
+
+    # A bar is drawn anew ten times a second; a log file gets a line now and then.
+    pace = 0.1 if sys.stderr.isatty() else 30.0
+    total = len(loader) if isinstance(loader, Sized) else None
+    with tqdm(total=total, unit="batch", disable=not progress, mininterval=pace) as bar:
+        for batch, best, losses, classes in _one_behind(scored(loader)):
+            _, labels = batch
+            top = best.cpu()
+            tally.count(labels.cpu(), top, losses.cpu(), classes)
+            if predictions:
+                rows = zip(batch.indices.tolist(), map(tuple, top.tolist()), strict=True)
+                tally.predictions.extend(rows)
+            bar.set_postfix_str(tally.running, refresh=False)
+            bar.update()
+    tally.seconds = time.perf_counter() - start
+    return merge((world or World()).gather(tally))
+
+
+def _note_faults(batch: Batch, tally: Tally, strict: bool) -> None:
+    for fault in batch.faults:
+        if strict:
+            raise ValueError(f"{fault.path} cannot be read: {fault.reason}")
+        if len(tally.faults) < NAMED:
+            tqdm.write(f"{fault.path} cannot be read: {fault.reason}", file=sys.stderr)
+        tally.faults.append(fault)
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if int(labels.max()) >= classes:
+        raise ValueError(
+            f"There is a label {int(labels.max())} and the model has {classes} classes, 0 to "
+            f"{classes - 1}. Evaluate it on images of the classes it was trained on."
+        )
 
 
 @dataclass(frozen=True)
@@ -116,11 +198,23 @@ class Job:
 
     model: nn.Module
     name: str
-    weights: str  # the name of the published set, or the path of the checkpoint
-    published: WeightsEnum | None
+    weights: WeightsEnum | Path  # a published set, or the checkpoint
     images: ImageList
     preprocess: Preprocess
-    record: dict[str, Any] | None  # what is on record for these very files
+    record: dict[str, Any] | None = None  # what is on record for these very files
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How to compute: all of it is written into the result."""
+
+    device: torch.device
+    dtype: torch.dtype
+    channels_last: bool
+    optimize: bool
+    compile: bool
+    batch_size: int
+    workers: int
 
 
 def _sample_job() -> Job:
@@ -128,7 +222,6 @@ def _sample_job() -> Job:
     return Job(
         get_model(weights.value.model, weights=weights),
         weights.value.model,
-        str(weights),
         weights,
         find_images(sample_file("images")),
         weights.transforms(),
@@ -138,44 +231,166 @@ def _sample_job() -> Job:
 
 def _job(args: argparse.Namespace) -> Job:
     """Build the model first: a wrong name should not wait for 50,000 images to be listed."""
-    if args.checkpoint is not None:
-        classes = checkpoint.count_classes(checkpoint.read(args.checkpoint))
-        chosen: WeightsEnum | Path | None = args.checkpoint
-        model = get_model(args.model, weights=chosen, num_classes=classes)
-    else:
+    chosen: WeightsEnum | Path | None = args.checkpoint
+    if chosen is None:
         chosen = resolve_weights(args.model, args.weights is None, args.weights)
-        model = get_model(args.model, weights=chosen)
-    published = chosen if isinstance(chosen, WeightsEnum) else None
-    preprocess = (published or PyConvResNet50_Weights.DEFAULT).transforms(args.crop, args.resize)
-    images = find_images(args.data)
-    if len(images.classes) != model.num_classes:
-        raise ValueError(
-            f"{args.data} holds {len(images.classes)} classes and the model has "
-            f"{model.num_classes}. Evaluate it on images of the classes it was trained on."
-        )
-    return Job(model, args.model, str(chosen), published, images, preprocess, None)
+    assert chosen is not None  # without --weights, the paper's
+    options = {}
+    if isinstance(chosen, Path):
+        options["num_classes"] = checkpoint.count_classes(checkpoint.read(chosen))
+    model = get_model(args.model, weights=chosen, **options)
+    like = chosen if isinstance(chosen, WeightsEnum) else _published_like(args.model)
+    preprocess = like.transforms(args.crop, args.resize)
+    images = find_images(args.data, model.num_classes, labels=args.labels)
+    return Job(model, args.model, chosen, images, preprocess)
 
 
-def _report(job: Job, metrics: Metrics) -> str:
-    """The table on stdout."""
-    rows = [
-        ("model", job.name),
-        ("weights", job.weights),
-        ("images", f"{metrics.images:,}"),
-        ("top-1", f"{metrics.top1:.2f} %"),
-        ("top-5", f"{metrics.top5:.2f} %"),
-        ("loss", f"{metrics.loss:.4f}"),
-        ("speed", f"{metrics.images_per_second:,.0f} images/s"),
-    ]
+def _published_like(model: str) -> WeightsEnum:
+    """The published set whose images a checkpoint of one's own is taken to expect."""
+    return WEIGHTS.get(model, PyConvResNet50_Weights)["DEFAULT"]
+
+
+def _engine(args: argparse.Namespace, images: int, world: World) -> Engine:
+    device = _device(args.device, world)
+    dtype = DTYPES[args.dtype]
+    channels_last = args.channels_last
+    if channels_last is None:  # where it is known to be faster
+        channels_last = device.type == "cpu" or (device.type == "cuda" and dtype.itemsize == 2)
+    workers = args.workers
+    if workers is None:  # a worker takes a moment to start, which few images do not repay
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+        workers = min(usable_cores() // here, images // world.size // 2000, 16)
+    return Engine(
+        device, dtype, channels_last, args.optimize, args.compile, args.batch_size, workers
+    )
+
+
+def _device(wanted: str | None, world: World) -> torch.device:
+    """The device of this process.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    try:
+        device = own_device(wanted or found or "cpu", world.local_rank, torch.cuda.device_count())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"There is no device {wanted!r} here. Leave --device out.") from error
+    return device
+
+
+def own_device(device: torch.device | str, local_rank: int, gpus: int) -> torch.device:
+    """Of several GPUs each process takes its own, if none was asked for by number."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None and gpus:
+        return torch.device("cuda", local_rank % gpus)
+    return device
+
+
+def _prepare(job: Job, engine: Engine) -> nn.Module:
+    """The model on its device, in its dtype and layout, made faster as asked for."""
+    model = job.model.to(engine.device).eval()
+    channels, crop = len(job.preprocess.mean), job.preprocess.crop
+    example = torch.zeros(engine.batch_size, channels, crop, crop, device=engine.device)
+    if engine.optimize:
+        from .optimize import optimize  # type: ignore[import-not-found,unused-ignore]
+
+        few = example[:16]  # enough to time each way of computing
+        model = optimize(model, few, dtype=engine.dtype, compile=engine.compile)
+    else:
+        layout = torch.channels_last if engine.channels_last else torch.contiguous_format
+        model = model.to(engine.dtype).to(memory_format=layout)
+        if engine.compile:
+            model.compile()
+    if engine.compile:  # now, so that the images per second are not those of the compiler
+        with torch.inference_mode(), contextlib.suppress(torch.OutOfMemoryError):
+            model(example.to(engine.dtype))
+    return model
+
+
+def _provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
+    """The hash of the weights, and how far they are trusted."""
+    if isinstance(weights, Path):
+        return {"sha256": _sha256(weights), "trust": "a file of the user's"}
+    if weights.file_id is None:
+        path = sample_file(f"{weights.value.model}.pth")
+        return {"sha256": _sha256(path), "trust": "comes with the library"}
+    record = store.published_record(weights)
+    return {"sha256": record and record.sha256, "trust": record and record.trust}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _published(job: Job, metrics: Metrics) -> dict[str, Any] | None:
+    """The authors' figure beside this one, where they gave one for these pixels."""
+    if not isinstance(job.weights, WeightsEnum) or job.weights.file_id is None:
+        return None
+    crop = job.preprocess.crop
+    claimed = job.weights.meta["acc@1 by crop"].get(crop)
+    return None if claimed is None else report.compare(metrics.top1, metrics.images, claimed, crop)
+
+
+def _result(
+    job: Job, engine: Engine, metrics: Metrics, args: argparse.Namespace, world: World
+) -> dict[str, Any]:
+    """All there is to know of a finished evaluation, ready for JSON."""
+    decoder = "torchvision's JPEG" if args.fast_decode else "PIL"
+    result = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "model": job.name,
+        "weights": str(job.weights),
+        "weights_file": _provenance(job.weights),
+        "data": str(args.data or "the sample"),
+        "finding": job.images.finding,
+        **metrics.as_dict(),
+        "skipped": [str(path) for path in job.images.skipped],
+        "published": _published(job, metrics),
+        "preprocessing": asdict(job.preprocess) | {"decoder": decoder},
+        "device": _describe(engine.device),
+        "dtype": args.dtype,
+        "channels_last": engine.channels_last,
+        "optimize": engine.optimize,
+        "compile": engine.compile,
+        "batch_size": engine.batch_size,
+        "workers": engine.workers,
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+        "versions": _versions(),
+        "per_class": report.class_rows(metrics.per_class, job.images.classes),
+    }
     if job.record is not None:
-        verdict = "agrees" if agrees(job.record, metrics) else "DIFFERS"
-        rows.append(("on record", f"top-1 {job.record['top1']:.2f} %: {verdict}"))
-    elif job.published is not None and job.published.file_id is not None:
-        claimed = job.published.meta["acc@1 by crop"].get(job.preprocess.crop)
-        if claimed is not None:
-            rows.append(("published", f"top-1 {claimed:.2f} % (the authors' figure)"))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        result |= {"on_record": job.record, "agrees": agrees(job.record, metrics)}
+    return result
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+    return str(device)
+
+
+def _versions() -> dict[str, str]:
+    import PIL
+    import torchvision
+
+    from . import __version__
+
+    return {
+        "pyconv": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def agrees(record: dict[str, Any], metrics: Metrics) -> bool:
@@ -192,58 +407,157 @@ def agrees(record: dict[str, Any], metrics: Metrics) -> bool:
 EXAMPLES = """\
   pyconv-eval --sample
       check the installation: the embedded network on 1,000 real images
-  pyconv-eval /data/imagenet/val --model pyconvresnet50
-      the paper's weights on the ImageNet validation images
+  pyconv-eval /data/imagenet --model pyconvresnet50
+      the paper's weights on the ImageNet validation images, as they lie there
+  pyconv-eval /data/imagenet --model pyconvresnet50 --weights IMAGENET1K_V2 --crop 320
+      the better weights at the larger crop that the authors report
+  pyconv-eval /data/imagenet --model pyconvresnet50 --optimize --dtype bfloat16 --fast-decode
+      the fastest way
+  pyconv-eval /data/imagenet --model pyconvresnet50 --nproc-per-node 8
+      on eight GPUs; the counts are those of one
   pyconv-eval /data/flowers/val --model resnet50 --checkpoint best.pth --json result.json
       your own checkpoint on your own classes
 """
 
 
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("pyconv-eval", "Evaluate a network on labelled images.", EXAMPLES)
-    parser.add_argument("data", type=Path, nargs="?", help="folder with one folder per class")
-    parser.add_argument("--sample", action="store_true", help="evaluate the embedded sample")
-    parser.add_argument("--model", help="a name of pyconv.list_models()")
+    add = parser.add_argument
+    add("data", type=Path, nargs="?", help="the folder of images, or ILSVRC2012_img_val.tar")
+    add("--sample", action="store_true", help="evaluate the embedded sample")
+    add("--model", help="a name of pyconv.list_models()")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--weights", help="published weights, such as IMAGENET1K_V2; default: the paper's"
     )
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of your own")
-    parser.add_argument("--crop", type=int, help="side of the centre crop in pixels")
-    parser.add_argument("--resize", type=int, help="shorter side before the crop in pixels")
-    parser.add_argument("--batch-size", type=int, default=64, help="default: 64")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes; default: 0")
-    parser.add_argument("--device", default=None, help="default: cuda or mps if there, else cpu")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+
+    add = parser.add_argument_group("images").add_argument
+    add("--labels", type=Path, metavar="FILE", help="lines 'name label', relative to the folder")
+    add("--crop", type=_positive, help="side of the centre crop in pixels")
+    add("--resize", type=_positive, help="shorter side before the crop in pixels")
+    add("--fast-decode", action="store_true", help="decode faster; pixels differ by 1 of 255")
+    add("--strict", action="store_true", help="stop at an image that cannot be read")
+
+    add = parser.add_argument_group("engine").add_argument
+    add("--device", help="default: cuda or mps if there, else cpu")
+    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    add("--optimize", action="store_true", help="rewrite the network for speed first")
+    add("--compile", action="store_true", help="compile the network first")
+    add("--channels-last", action=argparse.BooleanOptionalAction, help="default: where faster")
+    add("--batch-size", type=_positive, default=64, help="default: 64")
+    add("--workers", type=int, help="loader processes; default: by cores and images")
+    add("--nproc-per-node", type=_positive, default=1, metavar="N", help="processes; default: 1")
+
+    add = parser.add_argument_group("results").add_argument
+    add("--json", type=Path, metavar="FILE", help="write the result there as well, with all detail")
+    add("--csv", type=Path, metavar="FILE", help="append the result there as a row")
+    add("--predictions", type=Path, metavar="FILE", help="write each image's top five, as CSV")
     return parser
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.sample == (args.data is not None):
         parser.error("give either a folder of images or --sample")
     if not args.sample and args.model is None:
         parser.error("--model is missing, such as --model pyconvresnet50")
-    job = _sample_job() if args.sample else _job(args)
-    device = args.device or _default_device()
-    loader = make_loader(job.images, job.preprocess, args.batch_size, args.workers)
-    metrics = evaluate(
-        job.model, loader, normalise=job.preprocess.normalise, device=device, progress=True
-    )
-    cli.say(_report(job, metrics))
+    if args.workers is not None and args.workers < 0:
+        parser.error("--workers must be 0 or more")
+    for path in (args.json, args.csv, args.predictions):  # before hours of work
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"there is no folder {path.absolute().parent} to write {path.name} into")
+    if args.csv is not None:
+        report.check_csv(args.csv)
+    return args
+
+
+def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Namespace) -> None:
+    cli.say(report.table(result))
+    if (advice := report.hint(result)) is not None:
+        sys.stderr.write(f"{advice}\n")
     if args.json is not None:
-        result = {"model": job.name, "weights": job.weights} | metrics.as_dict()
-        if job.record is not None:
-            result |= {"on_record": job.record, "agrees": agrees(job.record, metrics)}
         cli.write_json(args.json, result)
+    if args.csv is not None:
+        report.append_csv(args.csv, result)
+    if args.predictions is not None:
+        text = report.predictions_csv(job.images.samples, metrics.predictions, job.images.classes)
+        cli.write_text(args.predictions, text)
+
+
+def _announce(images: ImageList) -> None:
+    sys.stderr.write(f"{images.finding}\n")
+    if images.skipped:
+        sys.stderr.write(
+            f"{len(images.skipped):,} other files were left out, having no label or no suffix of "
+            f"an image; the first is {images.skipped[0]}\n"
+        )
+
+
+def _evaluate_here(args: argparse.Namespace, world: World) -> int:
+    """Evaluate this process's shard; the first process reports on all of them."""
+
+    def prepare() -> tuple[Job, Engine]:
+        job = _sample_job() if args.sample else _job(args)
+        return job, _engine(args, len(job.images.samples), world)
+
+    job, engine = world.together(prepare)
+    if len(set(world.gather(_fingerprint(job.images)))) > 1:
+        raise ValueError("The processes see different images. Give them all the same folder.")
+    first = world.rank == 0
+    if first:
+        _announce(job.images)
+    loader = make_loader(
+        job.images,
+        job.preprocess,
+        engine.batch_size,
+        engine.workers,
+        fast_decode=args.fast_decode,
+        pin_memory=engine.device.type == "cuda",
+        shard=(world.rank, world.size),
+    )
+    model = _prepare(job, engine)
+    with interruptible() as stop:
+        metrics = evaluate(
+            model,
+            loader,
+            normalise=job.preprocess.normalise,
+            device=engine.device,
+            dtype=engine.dtype,
+            progress=first,
+            strict=args.strict,
+            predictions=args.predictions is not None,
+            fixed_batch=engine.batch_size if engine.compile else None,
+            stop=stop,
+            world=world,
+        )
+    if first:
+        _write(job, _result(job, engine, metrics, args, world), metrics, args)
+    if metrics.partial:
+        return cli.INTERRUPTED
     return cli.DONE if job.record is None or agrees(job.record, metrics) else cli.FAILED
 
 
-def _default_device() -> torch.device:
-    """The accelerator if there is one; a build of PyTorch names its own even where none is."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return found or torch.device("cpu")
+def _fingerprint(images: ImageList) -> str:
+    names = "\n".join(f"{path.name} {label}" for path, label in images.samples)
+    return hashlib.sha256(names.encode()).hexdigest()
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    args = _parse(argv)
+    if args.nproc_per_node > 1 and "RANK" not in os.environ:
+        return launch(
+            "pyconv.evaluate", sys.argv[1:] if argv is None else argv, args.nproc_per_node
+        )
+    with join_world() as world:
+        return _evaluate_here(args, world)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,16 +1,18 @@
-"""ImageNet-1k's classes as data (provenance: README.md in this folder); knows nothing else."""
+"""ImageNet-1k's facts as data (provenance: README.md in this folder); knows nothing else."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
 
-__all__ = ["class_names", "synsets"]
+__all__ = ["class_names", "synsets", "val_labels"]
+
+FOLDER = Path(__file__).parent
 
 
 @cache
 def _classes() -> tuple[tuple[str, str], ...]:
-    text = Path(__file__).with_name("classes.txt").read_text("utf-8")
+    text = (FOLDER / "classes.txt").read_text("utf-8")
     rows = (line.split("\t", 1) for line in text.splitlines())
     return tuple((synset, name) for synset, name in rows)
 
@@ -23,3 +25,11 @@ def synsets() -> tuple[str, ...]:
 def class_names() -> tuple[str, ...]:
     """The 1000 English names in class order, as torchvision's weights list them."""
     return tuple(name for _, name in _classes())
+
+
+@cache
+def val_labels() -> tuple[int, ...]:
+    """The classes of the 50,000 validation images: entry 0 is ILSVRC2012_val_00000001's."""
+    packed = (FOLDER / "val_labels.bin").read_bytes()
+    words = (int.from_bytes(packed[i : i + 5], "big") for i in range(0, len(packed), 5))
+    return tuple(word >> shift & 0x3FF for word in words for shift in (30, 20, 10, 0))
