@@ -163,7 +163,7 @@ def default_device(wanted: str | None) -> torch.device:
     Raises:
         ValueError: if there is no such device.
     """
-    found = torch.accelerator.current_accelerator()
+    found = torch.accelerator.current_accelerator(check_available=True)
     try:
         device = torch.device(wanted or found or "cpu")
     except RuntimeError:
