@@ -207,7 +207,7 @@ def train_loader(
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_outlive_signals,
     )
 
 
@@ -222,11 +222,16 @@ def val_loader(
         batch_size=batch,
         sampler=keys,
         num_workers=workers,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_outlive_signals,
     )
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leave it to the training process when to stop: it still needs batches until then."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _outlive_signals(worker: int) -> None:
+    """Leave it to the training process when to stop: it still needs batches until then.
+
+    A signal to a whole job reaches loaders too. They ignore Ctrl-C and put SIGTERM off, which
+    also ends loaders that Python finds alive when it exits.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(20) and None)
