@@ -139,6 +139,8 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, worke
         next(parts)
     except UnreadableImageError as error:
         message = str(error)
+    if workers:
+        parts._shutdown_workers()  # else they live on in the traceback of the error
     assert "001.png cannot be read" in message
     assert "\n" not in message
 

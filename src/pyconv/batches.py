@@ -234,4 +234,4 @@ def _outlive_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(20) and None)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10) and None)

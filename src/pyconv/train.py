@@ -41,6 +41,7 @@ from .weights import Images, WeightsEnum
 __all__ = ["DivergedError", "Engine", "Recipe", "Summary", "main", "train"]
 
 GREY = Images(mean=(0.449,), std=(0.226,))  # ImageNet's statistics over all three channels
+LOCK_WAIT = 20  # seconds: the loaders of a killed run live a little longer, and hold its lock
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -222,7 +223,7 @@ class _Run:
         """Take the output folder for this run alone; the state to go on from, if there is one."""
         self.output.mkdir(parents=True, exist_ok=True)
         try:
-            self.lock.acquire(timeout=20)  # the loaders of a killed run live some seconds longer
+            self.lock.acquire(timeout=LOCK_WAIT)
         except Timeout:
             raise ValueError(
                 f"Another run is writing into {self.output}. Wait for it, or give another --output."
