@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from pyconv import pyconvresnet_tiny
 
@@ -33,9 +33,9 @@ def make_tree(root: Path, classes: int = 4, train: int = 16, val: int = 4) -> Pa
     return root
 
 
-def group_norm_tiny(num_classes: int) -> nn.Module:
+def frozen_norm_tiny(num_classes: int) -> nn.Module:
     """A network whose arithmetic does not depend on how a batch is divided."""
-    return pyconvresnet_tiny(num_classes=num_classes, norm_layer=partial(nn.GroupNorm, 4))
+    return pyconvresnet_tiny(num_classes=num_classes, norm_layer=FrozenBatchNorm2d)
 
 
 def environment() -> dict[str, str]:
