@@ -169,7 +169,7 @@ def test_a_finished_run_is_left_as_it_is(tree: Path, tmp_path: Path, finished: P
 
 
 def test_parts_of_a_batch_teach_what_the_batch_does(tree: Path, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(RECIPE, epochs=1, milestones=(), lr=0.002)
+    recipe = dataclasses.replace(RECIPE, epochs=1, milestones=(), lr=0.002, crop=28)
     network = "train_fixtures:frozen_norm_tiny"
     parted = dataclasses.replace(ENGINE, accumulate=4)
     go(tree, tmp_path / "whole", recipe, model=network)

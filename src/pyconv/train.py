@@ -165,6 +165,7 @@ class _Run:
         self.began = time.monotonic()
         self.epoch = self.step = 0
         self.history: list[dict[str, Any]] = []
+        self.board: watch.Board | None = None
         self.totals = {"loss": 0.0, "correct": 0.0, "waiting": 0.0, "seconds": 0.0, "before": 0.0}
 
     def prepare(
@@ -176,13 +177,14 @@ class _Run:
         resume: str | Path | None,
     ) -> None:
         """Decide everything that can be wrong before the first step."""
-        group, recipe, engine = self.group, self.recipe, self.engine
+        group, recipe = self.group, self.recipe
         # One process looks, so that all see the same and a mistake is told once.
         splits, part = group.on_first(lambda: self._look(data))
         self.splits = splits
         torch.manual_seed(derive_seed(recipe.seed))
         networks: list[nn.Module] = []
-        group.on_first(lambda: networks.append(build_network(model, len(splits.classes), weights)))
+        start = None if resume or (self.output / "last.pt").exists() else weights
+        group.on_first(lambda: networks.append(build_network(model, len(splits.classes), start)))
         network = networks[0] if networks else build_network(model, len(splits.classes))
         self.frozen = freeze_stages(network, freeze)
         self.preprocess = preprocess_of(model, network, recipe)
@@ -197,13 +199,12 @@ class _Run:
         self._build(network, part)
         if state is not None:
             self._restore(state)
-        if group.first:
-            self.steps_log = watch.StepLog(self.output / "steps.csv", self.epoch, self.step)
-        self.board = (
-            watch.Board(self.output / "tensorboard", self.epoch)
-            if engine.tensorboard and group.first
-            else None
-        )
+        group.on_first(self._open_logs)
+
+    def _open_logs(self) -> None:
+        self.steps_log = watch.StepLog(self.output / "steps.csv", self.epoch, self.step)
+        if self.engine.tensorboard:
+            self.board = watch.Board(self.output / "tensorboard", self.epoch)
 
     def _look(self, data: str | Path) -> tuple[Splits, int]:
         splits = batches.find_splits(data)
