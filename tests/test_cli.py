@@ -10,7 +10,7 @@ import pytest
 
 from pyconv.cli import write_json
 
-COMMANDS = {"pyconv-eval": "pyconv.evaluate"}
+COMMANDS = {"pyconv-eval": "pyconv.evaluate", "pyconv-train": "pyconv.train"}
 
 WRONG = [
     ("pyconv-eval", [], "give either a folder of images or --sample"),
@@ -24,6 +24,12 @@ WRONG = [
         "missing.pth",
     ),
     ("pyconv-eval", ["missing", "--model", "pyconvresnet_tiny"], "missing"),
+    ("pyconv-train", ["somewhere", "--model", "resnet18"], "--output"),
+    (
+        "pyconv-train",
+        ["somewhere", "--model", "resnet18", "--output", "run", "--time-limit", "8"],
+        "write 90s, 30m or 8h",
+    ),
 ]
 
 

@@ -28,6 +28,25 @@ BELOW: dict[str, set[str]] = {
     "backbone": {"resnet"},
     "data": {"weights"},
     "evaluate": {"checkpoint", "cli", "data", "models", "weights"},
+    "recipe": set(),
+    "batches": {"data", "recipe"},
+    "state": {"checkpoint"},
+    "processes": {"cli"},
+    "watch": {"state"},
+    "train": {
+        "batches",
+        "checkpoint",
+        "cli",
+        "data",
+        "evaluate",
+        "models",
+        "processes",
+        "recipe",
+        "resnet",
+        "state",
+        "watch",
+        "weights",
+    },
 }
 
 
@@ -60,7 +79,9 @@ def test_the_order_has_no_circle() -> None:
         settled |= free
 
 
-@pytest.mark.parametrize("module", ["architectures", "weights", "imagenet/__init__", "cli"])
+@pytest.mark.parametrize(
+    "module", ["architectures", "weights", "imagenet/__init__", "cli", "recipe"]
+)
 def test_data_knows_nothing_of_torch(module: str) -> None:
     assert not imports(module)[1] & {"torch", "torchvision"}
 

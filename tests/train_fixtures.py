@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from pyconv import pyconvresnet_tiny
+from pyconv.weights import sample_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +32,18 @@ def make_tree(root: Path, classes: int = 4, train: int = 16, val: int = 4) -> Pa
                 pixels = torch.randint(90, (28, 28), generator=generator, dtype=torch.uint8)
                 pixels[label * 28 // classes : (label + 1) * 28 // classes] += 140
                 Image.fromarray(pixels.numpy()).save(folder / f"{number:03d}.png")
+    return root
+
+
+def real_tree(root: Path, train: int, val: int) -> Path:
+    """A part of the sample's real photographs of clothes, so many of each of the ten classes."""
+    for folder in sorted(sample_file("images").iterdir()):
+        photos = sorted(folder.iterdir())
+        for split, part in (("train", photos[:train]), ("val", photos[train : train + val])):
+            place = root / split / folder.name
+            place.mkdir(parents=True)
+            for photo in part:
+                shutil.copy(photo, place)
     return root
 
 

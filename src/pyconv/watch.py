@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from . import __version__
 from .state import replacing
 
 __all__ = ["Board", "StepLog", "draw_curves", "versions", "write_table"]
@@ -107,6 +106,8 @@ class Board:
 
 def versions(device: torch.device) -> dict[str, str]:
     """What a run was computed with, for its summary."""
+    from . import __version__
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "pyconv": __version__,
