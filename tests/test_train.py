@@ -220,13 +220,16 @@ def test_fine_tuning_to_other_classes_keeps_what_is_frozen(tmp_path: Path, finis
 def test_a_run_that_diverges_says_where_and_keeps_the_last_good_state(
     tree: Path, tmp_path: Path
 ) -> None:
-    # One quiet epoch, which is saved, and then a leap.
     recipe = dataclasses.replace(RECIPE, lr=1e-30, warmup=0.0, clip=0.0, ema=0.0)
     leap = dataclasses.replace(recipe, lr=1e30)
     with pytest.raises(DivergedError, match=r"at step \d of epoch 1 .*1e\+30.*Nothing was saved"):
         go(tree, tmp_path / "none", leap)
-    late = dataclasses.replace(recipe, lr=1e-3, decay=1.0, milestones=())
+    # A first step that overshoots has a finite loss still, and must not be saved.
     at_once = dataclasses.replace(ENGINE, time_limit=1e-9)
+    with pytest.raises(DivergedError, match=r"weights are not finite at step 1 of epoch 1"):
+        go(tree, tmp_path / "over", dataclasses.replace(leap, lr=1e300), engine=at_once)
+    assert not (tmp_path / "over" / "last.pt").exists()
+    late = dataclasses.replace(recipe, lr=1e-3, decay=1.0, milestones=())
     go(tree, tmp_path / "some", late, engine=at_once)
     state = torch.load(tmp_path / "some" / "last.pt", weights_only=True)
     state["training"]["model"]["fc.bias"].fill_(3e38)  # finite, and too large to go on with
