@@ -227,7 +227,7 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_state(
     # A first step that overshoots has a finite loss still, and must not be saved.
     at_once = dataclasses.replace(ENGINE, time_limit=1e-9)
     with pytest.raises(DivergedError, match=r"weights are not finite at step 1 of epoch 1"):
-        go(tree, tmp_path / "over", dataclasses.replace(leap, lr=1e300), engine=at_once)
+        go(tree, tmp_path / "over", dataclasses.replace(leap, weight_decay=1e30), engine=at_once)
     assert not (tmp_path / "over" / "last.pt").exists()
     late = dataclasses.replace(recipe, lr=1e-3, decay=1.0, milestones=())
     go(tree, tmp_path / "some", late, engine=at_once)
