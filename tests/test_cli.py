@@ -10,7 +10,11 @@ import pytest
 
 from pyconv.cli import write_json
 
-COMMANDS = {"pyconv-eval": "pyconv.evaluate", "pyconv-train": "pyconv.train"}
+COMMANDS = {
+    "pyconv-eval": "pyconv.evaluate",
+    "pyconv-train": "pyconv.train",
+    "pyconv-weights": "pyconv.manage",
+}
 
 WRONG = [
     ("pyconv-eval", [], "give either a folder of images or --sample"),
@@ -23,6 +27,8 @@ WRONG = [
         ["somewhere", "--model", "pyconvresnet_tiny", "--checkpoint", "missing.pth"],
         "missing.pth",
     ),
+    ("pyconv-weights", [], "See 'pyconv-weights --help'"),
+    ("pyconv-weights", ["download", "pyconvresnt50"], "Did you mean 'pyconvresnet50'"),
     ("pyconv-eval", ["missing", "--model", "pyconvresnet_tiny"], "missing"),
     ("pyconv-train", ["somewhere", "--model", "resnet18"], "--output"),
     (

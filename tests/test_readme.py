@@ -83,3 +83,16 @@ def test_every_link_leads_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
             if not link.startswith("http"):
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_reference_is_what_the_docstrings_say() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import api; print(api.page(), end='')"],
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert (ROOT / "docs/api.md").read_text("utf-8") == done.stdout, "run python docs/api.py"

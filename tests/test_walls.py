@@ -23,10 +23,12 @@ BELOW: dict[str, set[str]] = {
     "checkpoint": set(),
     "resnet": {"architectures", "layers"},
     "weights": {"imagenet"},
-    "store": {"checkpoint", "weights"},
+    "download": set(),
+    "store": {"architectures", "checkpoint", "download", "resnet", "weights"},
     "models": {"architectures", "checkpoint", "resnet", "weights"},
     "backbone": {"resnet"},
     "data": {"weights"},
+    "manage": {"cli", "download", "models", "store", "weights"},
     "evaluate": {"checkpoint", "cli", "data", "models", "weights"},
     "recipe": set(),
     "batches": {"data", "recipe"},
@@ -79,10 +81,13 @@ def test_the_order_has_no_circle() -> None:
         settled |= free
 
 
+DOWNLOAD = [f"download/{path.stem}" for path in (ROOT / "download").glob("*.py")]
+
+
 @pytest.mark.parametrize(
-    "module", ["architectures", "weights", "imagenet/__init__", "cli", "recipe"]
+    "module", ["architectures", "weights", "imagenet/__init__", "cli", "recipe", *DOWNLOAD]
 )
-def test_data_knows_nothing_of_torch(module: str) -> None:
+def test_data_and_download_know_nothing_of_torch(module: str) -> None:
     assert not imports(module)[1] & {"torch", "torchvision"}
 
 

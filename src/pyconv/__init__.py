@@ -2,6 +2,7 @@
 
 from .backbone import Backbone
 from .checkpoint import CheckpointError
+from .download import DownloadError
 from .layers import PyConv1d, PyConv2d, PyConv3d, get_pyconv
 from .models import (
     get_model,
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Backbone",
     "CheckpointError",
+    "DownloadError",
     "PyConv1d",
     "PyConv2d",
     "PyConv3d",

@@ -173,7 +173,8 @@ def _build(name: str, weights: WeightsEnum | Path | None, progress: bool, **opti
     skip = options["norm_layer"] is None
     with torch.device("meta") if skip else contextlib.nullcontext():
         model = ResNet(row, **options).float()  # as weights are kept, whatever the default dtype
-    checkpoint.load(model, state, str(weights))
+    # Published weights were proven when they came into the cache; a path may lead to anything.
+    checkpoint.load(model, state, str(weights), proven=not isinstance(weights, Path))
     if any(parameter.is_meta for parameter in model.fc.parameters()):
         model.reset_classifier(model.num_classes)  # the checkpoint's did not fit and was left out
     return model.to(torch.get_default_device(), torch.get_default_dtype())

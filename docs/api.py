@@ -1,0 +1,46 @@
+"""Write api.md from the docstrings of the public names, so that it cannot say anything else.
+
+python docs/api.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+ROOMS = {
+    "pyconv": "What `import pyconv` gives",
+    "pyconv.checkpoint": "Reading checkpoints",
+    "pyconv.download": "Downloading",
+    "pyconv.data": "Images and preprocessing",
+    "pyconv.evaluate": "Evaluation",
+}
+
+
+def section(room: str, title: str) -> list[str]:
+    module = importlib.import_module(room)
+    lines = [f"## {title}", "", "| name | |", "|---|---|"]
+    for name in sorted(module.__all__, key=str.lower):
+        thing = getattr(module, name)
+        if name == "main" or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue  # the commands have their guides, and the names of types no docstring
+        first = inspect.cleandoc(thing.__doc__).split("\n\n")[0].replace("\n", " ")
+        first = re.sub(r":\w+:`~?", "`", first).replace("``", "`").replace("|", "\\|")
+        lines.append(f"| `{room}.{name}` | {first} |")
+    return [*lines, ""]
+
+
+def page() -> str:
+    head = [
+        "# Reference",
+        "",
+        "The first sentence of each docstring; `help(name)` has the rest.",
+        "",
+    ]
+    return "\n".join(head + [line for row in ROOMS.items() for line in section(*row)])
+
+
+if __name__ == "__main__":
+    Path(__file__).with_suffix(".md").write_text(page(), encoding="utf-8")
