@@ -10,7 +10,11 @@ import pytest
 
 from pyconv.cli import write_json
 
-COMMANDS = {"pyconv-eval": "pyconv.evaluate", "pyconv-weights": "pyconv.manage"}
+COMMANDS = {
+    "pyconv-eval": "pyconv.evaluate",
+    "pyconv-train": "pyconv.train",
+    "pyconv-weights": "pyconv.manage",
+}
 
 WRONG = [
     ("pyconv-eval", [], "give either a folder of images or --sample"),
@@ -26,6 +30,12 @@ WRONG = [
     ("pyconv-weights", [], "See 'pyconv-weights --help'"),
     ("pyconv-weights", ["download", "pyconvresnt50"], "Did you mean 'pyconvresnet50'"),
     ("pyconv-eval", ["missing", "--model", "pyconvresnet_tiny"], "missing"),
+    ("pyconv-train", ["somewhere", "--model", "resnet18"], "--output"),
+    (
+        "pyconv-train",
+        ["somewhere", "--model", "resnet18", "--output", "run", "--time-limit", "8"],
+        "write 90s, 30m or 8h",
+    ),
 ]
 
 

@@ -317,7 +317,9 @@ def _provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
         path = sample_file(f"{weights.value.model}.pth")
         return {"sha256": _sha256(path), "trust": "comes with the library"}
     record = store.published_record(weights)
-    return {"sha256": record and record.sha256, "trust": record and record.trust}
+    if record is None:
+        return {"sha256": None, "trust": None}
+    return {"sha256": record.sha256, "trust": record.trust}
 
 
 def _sha256(path: Path) -> str:

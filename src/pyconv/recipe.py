@@ -1,0 +1,169 @@
+"""What is learned, as data: the two published recipes, and the schedules that follow from them.
+
+Nothing here knows PyTorch; every schedule is a pure function of the position in the training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+__all__ = [
+    "AUGMENT",
+    "PAPER",
+    "RECIPES",
+    "Recipe",
+    "differences",
+    "flag",
+    "learning_rate",
+    "part_size",
+]
+
+
+def flag(default: Any, text: str) -> Any:
+    """A field that becomes a flag of the command, with its help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a network learns; the defaults are the paper's recipe.
+
+    The flags of pyconv-train are these fields, and their help is the text beside them.
+
+    Raises:
+        ValueError: if a value is out of its range; it names the flag.
+    """
+
+    epochs: int = flag(90, "passes over the training images")
+    batch_size: int = flag(256, "images per step, over all processes and accumulated parts")
+    lr: float = flag(0.1, "learning rate after the warm-up")
+    schedule: Literal["step", "cosine"] = flag(
+        "step", "lr times decay at each milestone, or half a cosine to 0"
+    )
+    milestones: tuple[int, ...] = flag((30, 60, 80), "epochs at which schedule step decays")
+    decay: float = flag(0.1, "factor of schedule step")
+    warmup: float = flag(0.0, "epochs of linear warm-up")
+    momentum: float = flag(0.9, "of SGD")
+    nesterov: bool = flag(False, "Nesterov's form of the momentum")
+    weight_decay: float = flag(1e-4, "of all parameters")
+    decay_norms: bool = flag(True, "weight decay for norms and biases too")
+    label_smoothing: float = flag(0.0, "share of the label that is spread over all classes")
+    clip: float = flag(0.0, "largest norm of the gradient; 0 for no limit")
+    ema: float = flag(0.0, "decay per step of averaged weights, such as 0.9999; 0 for none")
+    precision: Literal["float32", "bfloat16", "float16"] = flag(
+        "float32", "of the convolutions; below float32 mixed"
+    )
+    sync_bn: bool = flag(False, "batch norms over all processes (GPUs only)")
+    cutmix: float = flag(0.0, "alpha of CutMix; 0 for none")
+    mixup: float = flag(0.0, "alpha of MixUp; 0 for none; with CutMix, each for half the batches")
+    mix_probability: float = flag(1.0, "share of the batches that are mixed")
+    randaugment: int = flag(0, "magnitude of RandAugment, 0 to 30, with 2 operations; 0 for none")
+    erase: float = flag(0.0, "probability of erasing a rectangle")
+    flip: float = flag(0.5, "probability of a horizontal flip")
+    min_scale: float = flag(0.08, "smallest share of an image that the random crop keeps")
+    crop: int | None = flag(None, "side of the crops in pixels; default: the model's, or 224")
+    resize: int | None = flag(None, "shorter side before the validation crop; default: as model")
+    mean: tuple[float, ...] = flag((), "of the pixels in 0..1, per channel; default: as model")
+    std: tuple[float, ...] = flag((), "their deviation; default: as model")
+    seed: int = flag(0, "decides initial weights, order and augmentation")
+
+    def __post_init__(self) -> None:
+        for name, good, must in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("lr", 0 < self.lr < math.inf, "positive"),
+            ("schedule", self.schedule in ("step", "cosine"), "step or cosine"),
+            ("milestones", list(self.milestones) == sorted(self.milestones), "in ascending order"),
+            ("decay", 0 < self.decay <= 1, "in 0 < decay <= 1"),
+            ("warmup", 0 <= self.warmup <= self.epochs, "at most the number of epochs"),
+            ("momentum", 0 <= self.momentum < 1, "in 0 <= momentum < 1"),
+            ("nesterov", not self.nesterov or self.momentum > 0, "off where momentum is 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "in 0 <= label_smoothing < 1"),
+            ("clip", self.clip >= 0, "at least 0"),
+            ("ema", 0 <= self.ema < 1, "in 0 <= ema < 1"),
+            ("precision", self.precision in ("float32", "bfloat16", "float16"), "a precision"),
+            ("cutmix", self.cutmix >= 0, "at least 0"),
+            ("mixup", self.mixup >= 0, "at least 0"),
+            ("mix_probability", 0 <= self.mix_probability <= 1, "a probability"),
+            ("randaugment", 0 <= self.randaugment <= 30, "from 0 to 30"),
+            ("erase", 0 <= self.erase <= 1, "a probability"),
+            ("flip", 0 <= self.flip <= 1, "a probability"),
+            ("min_scale", 0 < self.min_scale <= 1, "in 0 < min_scale <= 1"),
+            ("crop", self.crop is None or self.crop >= 1, "at least 1"),
+            ("resize", self.resize is None or self.resize >= 1, "at least 1"),
+            ("std", all(value > 0 for value in self.std), "positive"),
+            ("seed", self.seed >= 0, "at least 0"),
+        ):
+            if not good:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} {getattr(self, name)!r} must be {must}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain values, ready for JSON and checkpoints."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+PAPER = Recipe()
+
+# The README of the original states batch, lr, epochs, cosine, CutMix and mixed precision. Chosen
+# here: alpha and probability 1 as CutMix's own authors train on ImageNet; 5 epochs of warm-up, as
+# usual at this batch size; bfloat16, which needs no loss scaling.
+AUGMENT = replace(
+    PAPER,
+    epochs=300,
+    batch_size=1024,
+    lr=0.4,
+    schedule="cosine",
+    milestones=(),
+    warmup=5.0,
+    cutmix=1.0,
+    precision="bfloat16",
+)
+
+RECIPES = {"paper": PAPER, "augment": AUGMENT}
+
+
+def learning_rate(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
+    """The learning rate of a step; epochs and steps count from 0, an epoch has ``steps`` steps.
+
+    Schedule step decays at the first step of each milestone, so that epochs 0 to 29 of the paper's
+    recipe run at 0.1 and epoch 30 is the first at 0.01.
+    """
+    position = epoch + step / steps
+    if position < recipe.warmup:
+        # Counted from 1, or the first step would teach nothing.
+        return recipe.lr * min(1.0, (epoch * steps + step + 1) / (recipe.warmup * steps))
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.decay ** sum(epoch >= m for m in recipe.milestones)
+    progress = (position - recipe.warmup) / (recipe.epochs - recipe.warmup)
+    return recipe.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+def part_size(recipe: Recipe, processes: int, accumulate: int) -> int:
+    """Images that a process sees at once: its share of the batch, in ``accumulate`` equal parts.
+
+    Raises:
+        ValueError: if the batch cannot be shared out equally.
+    """
+    shares = processes * accumulate
+    size, rest = divmod(recipe.batch_size, shares)
+    if rest or not size:
+        near = max(1, round(recipe.batch_size / shares)) * shares
+        raise ValueError(
+            f"A batch of {recipe.batch_size} cannot be shared equally by {processes} processes in "
+            f"{accumulate} parts each. Choose --batch-size {near}, or other numbers of processes "
+            "and --accumulate."
+        )
+    return size
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What differs between a saved run and the one asked for, in words; empty if nothing does."""
+    return ", ".join(
+        f"{key.replace('_', '-')} {there.get(key)} there and {here.get(key)} here"
+        for key in here | there
+        if there.get(key) != here.get(key)
+    )
