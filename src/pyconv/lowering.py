@@ -14,13 +14,15 @@ Zeros stand in for weights in the middle two, so they agree for finite inputs on
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -184,11 +186,12 @@ def _merge_groups(weight: Tensor, groups: int, merge: int) -> Tensor:
     own = torch.eye(merge, dtype=weight.dtype, device=weight.device)
     own = own.reshape(1, merge, 1, merge, 1, *(1,) * (weight.dim() - 2))
     split = weight.unflatten(0, (groups // merge, merge, -1)).unsqueeze(3)
-    return (split * own).flatten(3, 4).flatten(0, 2)
+    merged: Tensor = (split * own).flatten(3, 4).flatten(0, 2)
+    return merged
 
 
 def _tile_kernels(weight: Tensor, groups: int, tile: Sequence[int], steps: Sequence[int]) -> Tensor:
-    """``[out, i, *k]`` -> ``[g * tile * out / g, i, *(k + (tile - 1) * steps)]``: shifted copies."""
+    """``[out, i, *k]`` -> ``[tile * out, i, *(k + (tile - 1) * steps)]``: shifted copies."""
     weight = weight.unflatten(0, (groups, -1))  # [g, (tiles so far) * out / g, i, *k]
     # The last dimension first, so that tiles end up in the order of the map.
     for dim, (count, step) in enumerate(zip(reversed(tile), reversed(steps), strict=True), 1):
@@ -199,12 +202,13 @@ def _tile_kernels(weight: Tensor, groups: int, tile: Sequence[int], steps: Seque
 
 
 def _shifted(row: Tensor, count: int, step: int) -> Tensor:
-    """``[..., k]`` -> ``[count, ..., k + (count - 1) * step]``, copy ``n`` moved by ``n * step``."""
+    """``[..., k]`` -> ``[count, ..., k + (count - 1) * step]``: copy n is moved by n * step."""
     size = row.shape[-1] + (count - 1) * step
     # Written end to end, rows that are ``step`` longer than they are read slip by ``step`` each.
     rows = F.pad(row, (0, size + step - row.shape[-1])).unsqueeze(-2)
     rows = rows.expand(*rows.shape[:-2], count, -1).flatten(-2)[..., : count * size]
-    return rows.unflatten(-1, (count, size)).movedim(-2, 0)
+    shifted: Tensor = rows.unflatten(-1, (count, size)).movedim(-2, 0)
+    return shifted
 
 
 def apply(
@@ -344,31 +348,73 @@ def _zeros(problem: Problem, lowering: Lowering) -> float:
     return ratio
 
 
-# Picoseconds per multiply-add, zeros included, by the output channels that a group then has, and
-# microseconds per call: measured by ``benchmarks/speed.py --rule`` with AVX-512 (docs/speed.md).
-WIDTHS = (1, 2, 4, 8, 16, 32)
+@dataclass(frozen=True)
+class Measured:
+    """A row of ``rule.json``: the fastest way for a shape, written by ``benchmarks/rule.py``."""
+
+    inputs: int  # per group, as outputs
+    outputs: int
+    kernel: int
+    stride: int
+    size: int  # of the input's map
+    lowering: Lowering
+
+    def octaves_to(self, problem: Problem) -> float:
+        """How far a problem is from the one measured, in doublings of its numbers."""
+        return sum(
+            abs(math.log2(mine / its)) * weight
+            for mine, its, weight in (
+                (self.inputs, problem.inputs, 1),
+                (self.outputs, problem.outputs, 1),
+                (self.kernel, max(problem.kernel), 1),
+                (self.stride, max(problem.geometry.stride), 1),
+                (self.size, max(problem.size) or self.size, 0.5),  # 0: not known
+            )
+        )
 
 
-class Cost(NamedTuple):
-    per_width: tuple[float, ...]
-    per_call: float
-
-
-COSTS: dict[tuple[torch.dtype, bool, bool], Cost] = {}  # by dtype, channels last, training
+NEAR = 2.0  # octaves within which a choice is trusted
 
 
 def rule(problem: Problem) -> Lowering:
-    """The lowering that was measured to suit such a problem; native where nothing was."""
-    return NATIVE
+    """The way that was fastest for the nearest shape measured; native where none is near."""
+    best, least = NATIVE, NEAR
+    if len(problem.kernel) != 2 or problem.device != "cpu" or problem.geometry.groups == 1:
+        return best
+    for row in RULE.get((problem.dtype, problem.channels_last, problem.mode), ()):
+        octaves = row.octaves_to(problem)
+        if octaves < least:
+            best, least = row.lowering, octaves
+    return best if best.fits(problem.geometry) else NATIVE
+
+
+def _read_rule() -> dict[tuple[torch.dtype, bool, str], list[Measured]]:
+    text = (Path(__file__).parent / "rule.json").read_text(encoding="utf-8")
+    read = {}
+    for key, rows in json.loads(text)["fastest"].items():
+        dtype, layout, mode = key.split()
+        read[getattr(torch, dtype), layout == "channels_last", mode] = [
+            Measured(*row[:5], Lowering.parse(row[5])) for row in rows
+        ]
+    return read
+
+
+RULE = _read_rule()
 
 
 def choose(problem: Problem, batch: int) -> Lowering:
     """The lowering for a problem: timed under :class:`autotune`, else by :func:`rule`."""
     if not autotune.enabled:
         return rule(problem)
-    if (problem, batch) not in _timed:
-        _timed[problem, batch] = fastest(problem, batch)
-    return _timed[problem, batch]
+    return _tuned(*astuple(problem), batch=batch)
+
+
+@torch.compiler.assume_constant_result  # so that torch.compile times instead of tracing this
+def _tuned(*problem: Any, batch: int) -> Lowering:
+    key = Problem(*problem), batch
+    if key not in _timed:
+        _timed[key] = fastest(*key)
+    return _timed[key]
 
 
 _timed: dict[tuple[Problem, int], Lowering] = {}
@@ -398,17 +444,33 @@ class autotune:  # a verb, as torch.no_grad is
         autotune.enabled = self.before
 
 
-def fastest(problem: Problem, batch: int, rounds: int = 5) -> Lowering:
-    """Time all candidates in turns and return that of the least median."""
-    ways = candidates(problem)
-    if len(ways) == 1:
-        return NATIVE
-    runs = [_run(problem, batch, way) for way in ways]
-    for run in runs:
+def fastest(problem: Problem, batch: int) -> Lowering:
+    """The candidate that :func:`measure` finds to be fastest."""
+    times = measure(problem, batch)
+    return min(times, key=times.__getitem__)
+
+
+def measure(
+    problem: Problem,
+    batch: int,
+    rounds: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Lowering, float]:
+    """Run the candidates in turns and return their median seconds."""
+    runs = {way: _run(problem, batch, way) for way in candidates(problem)}
+    if len(runs) == 1:
+        return dict.fromkeys(runs, 0.0)
+    for run in runs.values():
         run()  # the first call compiles kernels and allocates
-    times = [[_seconds(run) for run in runs] for _ in range(rounds)]
-    medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    return ways[medians.index(min(medians))]
+    times: dict[Lowering, list[float]] = {way: [] for way in runs}
+    for _ in range(rounds):
+        for way, run in runs.items():
+            synchronize()
+            start = clock()
+            run()
+            synchronize()
+            times[way].append(clock() - start)
+    return {way: statistics.median(seconds) for way, seconds in times.items()}
 
 
 def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], object]:
@@ -421,8 +483,8 @@ def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], objec
     )
 
     def ones(*shape: int) -> Tensor:
-        where = {"dtype": problem.dtype, "device": problem.device}
-        return torch.ones(shape, **where).contiguous(memory_format=layout)  # type: ignore[call-overload]
+        tensor = torch.ones(shape, dtype=problem.dtype, device=problem.device)
+        return tensor.contiguous(memory_format=layout)
 
     x = ones(batch, problem.in_channels, *problem.size)
     weight = ones(problem.out_channels, problem.inputs, *problem.kernel)
@@ -446,14 +508,6 @@ def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], objec
                 return apply(x, kernel, None, geometry, lowering)
 
     return run
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    synchronize()
-    start = time.perf_counter()
-    run()
-    synchronize()
-    return time.perf_counter() - start
 
 
 def synchronize() -> None:

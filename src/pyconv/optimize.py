@@ -53,9 +53,10 @@ def optimize(
     """
     busy = next((name for name, module in model.named_modules() if module.training), None)
     if busy is not None:
+        what = f"its {busy!r}" if busy else "this one"
         raise ValueError(
-            f"optimize() makes a model for inference, and {f'its {busy!r}' if busy else 'this one'} "
-            "is in training mode. Call model.eval() first; keep the model itself for training."
+            f"optimize() makes a model for inference, and {what} is in training mode. Call "
+            "model.eval() first; train on the model itself."
         )
     fast = copy.deepcopy(model).requires_grad_(False)
     for conv_name, norm_name in _pairs(fast):
@@ -64,7 +65,7 @@ def optimize(
         fast.to(dtype)
     images = any(isinstance(module, nn.Conv2d) for module in fast.modules())
     if images:
-        fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fast.to(memory_format=torch.channels_last)
     convert = _Convert(dtype, images)
     seen = {} if example_inputs is None else _observe(fast, convert.all(_tuple(example_inputs)))
     timed: dict[tuple[Problem, int], Lowering] = {}
@@ -118,7 +119,7 @@ class Frozen(nn.Module):
         self.module.compile(options={"freezing": True})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._compile()
 
     def __getattr__(self, name: str) -> Any:  # such as channels, which a detector asks for
@@ -166,10 +167,10 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
 def _is_grouped(module: nn.Module) -> TypeGuard[Conv]:
     """Also a plain convolution of the user's own; not a subclass that may compute otherwise."""
-    plain = type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return isinstance(module, GroupedConv) or (
-        plain and module.groups > 1 and not isinstance(module.padding, str)
-    )
+    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        return isinstance(module, GroupedConv)
+    conv = cast(Conv, module)
+    return conv.groups > 1 and not isinstance(conv.padding, str)
 
 
 def _geometry(conv: Conv) -> Geometry:
