@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -394,7 +394,8 @@ def _read_rule() -> dict[tuple[torch.dtype, bool, str], list[Measured]]:
     for key, rows in json.loads(text)["fastest"].items():
         dtype, layout, mode = key.split()
         read[getattr(torch, dtype), layout == "channels_last", mode] = [
-            Measured(*row[:5], Lowering.parse(row[5])) for row in rows
+            Measured(*shape, Lowering.parse(way))  # type: ignore[call-arg]
+            for *shape, way in rows
         ]
     return read
 
@@ -406,12 +407,13 @@ def choose(problem: Problem, batch: int) -> Lowering:
     """The lowering for a problem: timed under :class:`autotune`, else by :func:`rule`."""
     if not autotune.enabled:
         return rule(problem)
-    return _tuned(*astuple(problem), batch=batch)
+    return cast(Lowering, _tuned(astuple(problem), batch))
 
 
-@torch.compiler.assume_constant_result  # so that torch.compile times instead of tracing this
-def _tuned(*problem: Any, batch: int) -> Lowering:
-    key = Problem(*problem), batch
+# Assumed constant, torch.compile runs this where it would otherwise trace it.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _tuned(fields: tuple[Any, ...], batch: int) -> Lowering:
+    key = Problem(*fields), batch
     if key not in _timed:
         _timed[key] = fastest(*key)
     return _timed[key]
