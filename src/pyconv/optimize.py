@@ -63,10 +63,10 @@ def optimize(
         _fold(fast, conv_name, norm_name)
     if dtype is not None:
         fast.to(dtype)
-    images = any(isinstance(module, nn.Conv2d) for module in fast.modules())
-    if images:
-        fast.to(memory_format=torch.channels_last)
-    convert = _Convert(dtype, images)
+    flat = [module for module in fast.modules() if isinstance(module, nn.Conv2d)]
+    for module in flat:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convert = _Convert(dtype, images=bool(flat))
     seen = {} if example_inputs is None else _observe(fast, convert.all(_tuple(example_inputs)))
     timed: dict[tuple[Problem, int], Lowering] = {}
     for name, module in list(fast.named_modules()):
