@@ -65,7 +65,7 @@ def optimize(
         fast.to(dtype)
     flat = [module for module in fast.modules() if isinstance(module, nn.Conv2d)]
     for module in flat:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
     convert = _Convert(dtype, images=bool(flat))
     seen = {} if example_inputs is None else _observe(fast, convert.all(_tuple(example_inputs)))
     timed: dict[tuple[Problem, int], Lowering] = {}
@@ -185,6 +185,8 @@ def _observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[Probl
 
     def note(name: str, conv: Conv, args: tuple[Tensor, ...]) -> None:
         x = args[0]
+        if conv.padding_mode != "zeros":
+            x = F.pad(x, list(conv._reversed_padding_repeated_twice), conv.padding_mode)
         if x.dim() == conv.weight.dim():
             problem = problem_of(x, conv.weight, _geometry(conv), "prepared")
             seen.setdefault(name, (problem, x.shape[0]))
