@@ -112,15 +112,12 @@ class Frozen(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module.eval()
-        self._compile()
-
-    def _compile(self) -> None:
-        self.module.compile(options={"freezing": True})
+        self.module = module
+        self.module.compile()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._compile()
+        self.module.compile()  # which is not saved with it
 
     def __getattr__(self, name: str) -> Any:  # such as channels, which a detector asks for
         try:
@@ -129,7 +126,10 @@ class Frozen(nn.Module):
             return getattr(super().__getattr__("module"), name)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        with torch.no_grad():  # weights can be frozen only then
+        from torch._inductor import config  # takes a second to import
+
+        # Tracing has to see it as well: as an option of torch.compile it does not take effect.
+        with torch.no_grad(), config.patch(freezing=True):
             return self.module(*inputs, **options)
 
 
