@@ -260,8 +260,8 @@ def measure(
     print(f"\n{title}\n{'':46} {'ms':>9} {'times as fast':>14}")
     result = {}
     for name, seconds in times.items():
-        row = {"ms": 1e3 * statistics.median(seconds)}
-        row["speedup"] = ratio(times[against(name)], seconds)
+        row: dict[str, Any] = {"ms": 1e3 * statistics.median(seconds)}
+        row |= {"speedup": ratio(times[against(name)], seconds), "seconds": seconds}
         print(f"{name:46} {row['ms']:9.1f} {row['speedup']:14.2f}", flush=True)
         result[name] = row
     return result

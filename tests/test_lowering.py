@@ -147,13 +147,16 @@ def test_a_pinned_pyramid_gives_the_same(
     torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_tiles_are_worth_their_zeros() -> None:
+def test_tiles_are_worth_their_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule does not stay native where native leaves fifteen of sixteen lanes idle."""
+    monkeypatch.setattr(lowering, "MEASURED", True)
     for dtype in (torch.float32, torch.bfloat16):
         for channels_last in (True, False):
             for mode in ("inference", "prepared", "training"):
                 problem = replace(HG_LEVEL, dtype=dtype, channels_last=channels_last, mode=mode)  # type: ignore[arg-type]
                 assert rule(problem).kind in ("tiled", "depthwise"), problem
+    monkeypatch.setattr(lowering, "MEASURED", False)  # as on a processor without AVX-512
+    assert rule(HG_LEVEL) == Lowering()
 
 
 @pytest.mark.parametrize(

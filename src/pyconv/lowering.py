@@ -14,6 +14,7 @@ Zeros stand in for weights in the middle two, so they agree for finite inputs on
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import statistics
@@ -373,13 +374,14 @@ class Measured:
         )
 
 
+MEASURED = torch.backends.cpu.get_cpu_capability().startswith("AVX512")  # else: native, or autotune
 NEAR = 2.0  # octaves within which a choice is trusted
 
 
 def rule(problem: Problem) -> Lowering:
     """The way that was fastest for the nearest shape measured; native where none is near."""
     best, least = NATIVE, NEAR
-    if len(problem.kernel) != 2 or problem.device != "cpu" or problem.geometry.groups == 1:
+    if not MEASURED or len(problem.kernel) != 2 or problem.device != "cpu":
         return best
     for row in RULE.get((problem.dtype, problem.channels_last, problem.mode), ()):
         octaves = row.octaves_to(problem)
@@ -405,9 +407,12 @@ RULE = _read_rule()
 
 def choose(problem: Problem, batch: int) -> Lowering:
     """The lowering for a problem: timed under :class:`autotune`, else by :func:`rule`."""
-    if not autotune.enabled:
-        return rule(problem)
-    return cast(Lowering, _tuned(astuple(problem), batch))
+    if autotune.enabled:
+        return cast(Lowering, _tuned(astuple(problem), batch))
+    return rule(problem) if torch.compiler.is_compiling() else _ruled(problem)
+
+
+_ruled = functools.cache(rule)  # which torch.compile would only look through, with a warning
 
 
 # Assumed constant, torch.compile runs this where it would otherwise trace it.
