@@ -219,7 +219,7 @@ def zoo(name: str, args: argparse.Namespace, batch: int, mode: str) -> dict[str,
 def memory(name: str, how: str, dtype: str, args: argparse.Namespace) -> float:
     """Peak resident MiB of a fresh process while the model runs, above those before it."""
     code = f"""
-import gc, re, sys, torch
+import ctypes, gc, re, sys, torch
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from speed import images, network, original
@@ -237,6 +237,7 @@ if {how!r} == "original":
 else:
     model = optimize(model, x if {how!r} == "timed" else None, dtype=torch.{dtype})
 gc.collect()
+ctypes.CDLL(None).malloc_trim(0)  # what was freed while building counts no more
 Path("/proc/self/clear_refs").write_text("5")
 with torch.inference_mode():
     for _ in range(3):
@@ -271,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--models", nargs="+", help="default: the two of 50 layers, or all")
     parser.add_argument("--mode", nargs="+", default=["inference", "training"])
     parser.add_argument("--batch", nargs="+", type=int, default=[8])
     parser.add_argument("--size", type=int, default=224)
@@ -294,7 +295,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     report: dict[str, Any] = {"machine": describe(), "command": " ".join(sys.argv), "tables": {}}
     print(json.dumps(report["machine"], indent=2))
-    for name in list_models() if args.zoo else args.models:
+    for name in args.models or (list_models() if args.zoo else MODELS):
         if args.memory:
             table = {
                 f"{how} {dtype}": memory(name, how, dtype, args)

@@ -535,12 +535,19 @@ def grouped_conv(
     """``conv`` by the lowering that is pinned, or else chosen: arguments and shapes as there."""
     geometry = Geometry(groups, stride, padding, dilation)
     lowering = pinned or _choose(x, weight, geometry)
+    if lowering == NATIVE:
+        return _conv(x, weight, bias, geometry)
     return apply(x, *prepare(weight, bias, geometry, lowering), geometry, lowering)
+
+
+SMALL = 1e6  # multiply-adds per image: too few to prepare a weight for in every call
 
 
 def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Lowering:
     if x.dim() != weight.dim() or not all(isinstance(n, int) for n in x.shape[2:]):
         return NATIVE  # an unbatched input, or one whose size an exporter leaves open
+    if not autotune.enabled and weight.numel() * math.prod(x.shape[2:]) < SMALL:
+        return NATIVE
     training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     mode: Mode = "training" if training else "inference"
     return choose(problem_of(x, weight, geometry, mode), x.shape[0])
