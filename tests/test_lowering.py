@@ -235,6 +235,11 @@ def test_levels_are_convolutions_of_torch() -> None:
     assert type(get_pyconv(32, 32, (3,))) is nn.Conv2d
 
 
+def test_shapes_alone() -> None:
+    layer = PyConv2d(64, 64, device="meta")
+    assert layer(torch.empty(2, 64, 56, 56, device="meta")).shape == (2, 64, 56, 56)
+
+
 def test_copies_and_pickles_keep_what_is_pinned(tiny: nn.Module) -> None:
     pin(tiny, "blocked:merge=2")
     x = torch.randn(2, 1, 28, 28)

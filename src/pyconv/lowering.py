@@ -556,7 +556,7 @@ def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Lowering:
 def problem_of(x: Tensor, weight: Tensor, geometry: Geometry, mode: Mode) -> Problem:
     """The problem of convolving such an input with such a weight, under autocast or not."""
     device, dtype = x.device.type, x.dtype
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):  # which meta does not know
         dtype = torch.get_autocast_dtype(device)
     return Problem(
         in_channels=x.shape[1],
