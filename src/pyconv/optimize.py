@@ -65,6 +65,8 @@ def optimize(
         fast.to(dtype)
     flat = [module for module in fast.modules() if isinstance(module, nn.Conv2d)]
     for module in flat:
+        if module.in_channels == 1:
+            continue  # both layouts at once, which torch.compile confuses when it freezes
         module.to(memory_format=torch.channels_last)
     convert = _Convert(dtype, images=bool(flat))
     seen = {} if example_inputs is None else _observe(fast, convert.all(_tuple(example_inputs)))
@@ -149,7 +151,11 @@ class _Convert:
     def one(self, x: Any) -> Any:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return x
-        layout = torch.channels_last if self.images and x.dim() == 4 else torch.preserve_format
+        layout = (
+            torch.channels_last
+            if self.images and x.dim() == 4 and x.shape[1] > 1
+            else torch.preserve_format
+        )
         return x.to(self.dtype or x.dtype, memory_format=layout)
 
 
