@@ -1,23 +1,28 @@
 """What it takes to import pyconv and to load a checkpoint, against the plain ways.
 
-python benchmarks/loading.py
+python benchmarks/loading.py --json loading.json
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from pairs import alternate, parser, ratio, report
+from machine import describe
+from pairs import alternate, ratio
 
 import pyconv
 
 
-def import_seconds(module: str) -> None:
+def import_anew(module: str) -> None:
     subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
 
@@ -27,37 +32,55 @@ def plain_way(path: Path) -> None:
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
+def compare(
+    name: str, ours: Callable[[], object], plain: Callable[[], object], rounds: int
+) -> dict[str, Any]:
+    """One row: our time by that of the plain way, and the medians of both."""
+    seconds = alternate({"ours": ours, "plain": plain}, rounds)
+    return {
+        "what": name,
+        "ours / plain": 1 / ratio(seconds["plain"], seconds["ours"]),
+        "ours, ms": 1e3 * statistics.median(seconds["ours"]),
+        "plain, ms": 1e3 * statistics.median(seconds["plain"]),
+    }
+
+
 def main() -> None:
-    options = parser(__doc__, rounds=15).parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="default: 15")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+    options = parser.parse_args()
+    rows = [
+        compare(
+            "import pyconv / import torch",
+            lambda: import_anew("pyconv"),
+            lambda: import_anew("torch"),
+            options.rounds,
+        )
+    ]
+    state = pyconv.pyconvresnet50().state_dict()
     with tempfile.TemporaryDirectory() as folder:
-        state = pyconv.pyconvresnet50().state_dict()
-        files = {"zip": Path(folder, "zip.pth"), "legacy (2020)": Path(folder, "legacy.pth")}
-        torch.save(state, files["zip"])
-        torch.save(state, files["legacy (2020)"], _use_new_zipfile_serialization=False)
-        comparisons = {
-            "import pyconv / import torch": (
-                lambda: import_seconds("pyconv"),
-                lambda: import_seconds("torch"),
-            ),
-        } | {
-            f"pyconvresnet50(weights=FILE), {format} / construct, load, copy": (
-                lambda file=file: pyconv.pyconvresnet50(weights=file),
-                lambda file=file: plain_way(file),
-            )
-            for format, file in files.items()
-        }
-        rows = []
-        for name, (ours, theirs) in comparisons.items():
-            seconds = alternate({"ours": ours, "theirs": theirs}, options.rounds)
+        path = Path(folder, "checkpoint.pth")
+        for name, zipped in (("zip", True), ("legacy", False)):
+            torch.save(state, path, _use_new_zipfile_serialization=zipped)
             rows.append(
-                {
-                    "comparison": name,
-                    "ratio": ratio(seconds["ours"], seconds["theirs"]),
-                    "ours, ms": 1e3 * statistics.median(seconds["ours"]),
-                    "theirs, ms": 1e3 * statistics.median(seconds["theirs"]),
-                }
+                compare(
+                    f"pyconvresnet50(weights=FILE) / construct, torch.load, copy ({name} format)",
+                    lambda: pyconv.pyconvresnet50(weights=path),
+                    lambda: plain_way(path),
+                    options.rounds,
+                )
             )
-    report(rows, options.json)
+    print(", ".join(f"{key} {value}" for key, value in describe().items()) + "\n")
+    print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        cells = (f"{cell:.3g}" if isinstance(cell, float) else cell for cell in row.values())
+        print(f"| {' | '.join(cells)} |")
+    if options.json is not None:
+        result = {"machine": describe(), "rows": rows}
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ ROOMS = {
     "pyconv.download": "Downloading",
     "pyconv.data": "Images and preprocessing",
     "pyconv.evaluate": "Evaluation",
+    "pyconv.train": "Training",
 }
 
 

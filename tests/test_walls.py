@@ -19,7 +19,8 @@ BELOW = {
     module: set(below.split())
     for module, below in {
         "architectures": "",
-        "layers": "",
+        "lowering": "",
+        "layers": "lowering",
         "imagenet": "",
         "download": "",
         "checkpoint": "",
@@ -27,6 +28,7 @@ BELOW = {
         "resnet": "architectures layers",
         "weights": "imagenet",
         "backbone": "resnet",
+        "optimize": "layers lowering",
         "models": "architectures checkpoint resnet weights",
         "store": "architectures checkpoint download resnet weights",
         "manage": "cli download models store weights",

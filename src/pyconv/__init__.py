@@ -4,6 +4,7 @@ from .backbone import Backbone
 from .checkpoint import CheckpointError
 from .download import DownloadError
 from .layers import PyConv1d, PyConv2d, PyConv3d, get_pyconv
+from .lowering import autotune
 from .models import (
     get_model,
     get_model_weights,
@@ -24,6 +25,7 @@ from .models import (
     resnet101,
     resnet152,
 )
+from .optimize import optimize
 from .resnet import PyConvBasicBlock1, PyConvBasicBlock2, PyConvBlock, ResNet
 from .weights import (
     PyConvHGResNet50_Weights,
@@ -61,11 +63,13 @@ __all__ = [
     "ResNet50_Weights",
     "ResNet101_Weights",
     "ResNet152_Weights",
+    "autotune",
     "get_model",
     "get_model_weights",
     "get_pyconv",
     "get_weight",
     "list_models",
+    "optimize",
     "pyconvhgresnet50",
     "pyconvhgresnet101",
     "pyconvhgresnet152",

@@ -294,7 +294,7 @@ def _prepare(job: Job, engine: Engine) -> nn.Module:
     channels, crop = len(job.preprocess.mean), job.preprocess.crop
     example = torch.zeros(engine.batch_size, channels, crop, crop, device=engine.device)
     if engine.optimize:
-        from .optimize import optimize  # type: ignore[import-not-found,unused-ignore]
+        from .optimize import optimize
 
         few = example[:16]  # enough to time each way of computing
         model = optimize(model, few, dtype=engine.dtype, compile=engine.compile)

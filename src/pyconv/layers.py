@@ -12,9 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
-__all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv"]
+from .lowering import Geometry, Lowering, grouped_conv
+
+__all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -121,10 +124,75 @@ def _check_length(name: str, values: Sequence[int], kernels: Sequence[int], othe
         )
 
 
+fx.wrap("grouped_conv")  # one node for symbolic tracing, which cannot follow a choice by shape
+
+
+class GroupedConv(nn.modules.conv._ConvNd):
+    """A grouped convolution that is computed by the fastest equal way (see ``lowering.py``)."""
+
+    lowering: Lowering | None = None  # the one pinned; None leaves the choice to the machine
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, out, *size / stride]
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode)
+            padding = (0,) * len(self.padding)
+        return grouped_conv(
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            self.lowering,
+        )
+
+
+class GroupedConv1d(GroupedConv, nn.Conv1d):
+    """A :class:`torch.nn.Conv1d` with several groups."""
+
+
+class GroupedConv2d(GroupedConv, nn.Conv2d):
+    """A :class:`torch.nn.Conv2d` with several groups."""
+
+
+class GroupedConv3d(GroupedConv, nn.Conv3d):
+    """A :class:`torch.nn.Conv3d` with several groups."""
+
+
+def pin(module: nn.Module, lowering: str | None) -> None:
+    """Compute all grouped levels inside ``module`` in one way: for tests, timing, odd machines.
+
+    Args:
+        module: A layer, a block or a whole network.
+        lowering: ``"native"``, ``"depthwise"``, ``"blocked:merge=4"``, ``"tiled:2x2"`` or
+            ``"tiled:2x2:merge=2"``; None leaves the choice to the library again.
+
+    Raises:
+        ValueError: if there is no such lowering, or a level cannot be computed by it; then
+            nothing is pinned.
+    """
+    pinned = None if lowering is None else Lowering.parse(lowering)
+    levels = {n: m for n, m in module.named_modules() if isinstance(m, GroupedConv)}
+    for name, level in levels.items():
+        geometry: Any = (level.groups, level.stride, level.padding, level.dilation)
+        if pinned is not None and not pinned.fits(Geometry(*geometry)):
+            raise ValueError(
+                f"{name or 'the level'} ({level}) cannot be computed as {lowering!r}: its groups "
+                "must be a multiple of merge, the tile needs one size per dimension of the map, "
+                "and the stride must be a multiple of the dilation. Pin the other levels one by "
+                "one, or 'native'."
+            )
+    for level in levels.values():
+        level.lowering = pinned
+
+
 class _PyConvNd(nn.Module):
     """The one implementation behind PyConv1d, PyConv2d and PyConv3d."""
 
     conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]
+    grouped: ClassVar[type[GroupedConv1d] | type[GroupedConv2d] | type[GroupedConv3d]]
 
     def __init__(
         self,
@@ -144,7 +212,7 @@ class _PyConvNd(nn.Module):
         self.in_channels = in_channels
         self.out_channels = sum(level.out_channels for level in levels)
         self.add_levels(
-            self.conv(
+            (self.conv if level.groups == 1 else self.grouped)(
                 in_channels,
                 level.out_channels,
                 level.kernel,
@@ -177,7 +245,7 @@ class _PyConvNd(nn.Module):
 class PyConv1d(_PyConvNd):
     """A pyramid over sequences: ``[N, C, L]`` in and out; arguments as in :class:`PyConv2d`."""
 
-    conv = nn.Conv1d
+    conv, grouped = nn.Conv1d, GroupedConv1d
 
 
 class PyConv2d(_PyConvNd):
@@ -204,13 +272,13 @@ class PyConv2d(_PyConvNd):
         torch.Size([1, 64, 56, 56])
     """
 
-    conv = nn.Conv2d
+    conv, grouped = nn.Conv2d, GroupedConv2d
 
 
 class PyConv3d(_PyConvNd):
     """A pyramid over volumes: ``[N, C, D, H, W]``; arguments as in :class:`PyConv2d`."""
 
-    conv = nn.Conv3d
+    conv, grouped = nn.Conv3d, GroupedConv3d
 
 
 class NetworkPyConv2d(PyConv2d):
@@ -241,7 +309,7 @@ def get_pyconv(
 ) -> nn.Module:
     """Build the pyramid of a network, under the parameter names of the published checkpoints.
 
-    One level is a plain :class:`torch.nn.Conv2d`, as in the original; ``out_channels`` is shared
+    One level is a :class:`torch.nn.Conv2d`, as in the original; ``out_channels`` is shared
     out over several. ``factory`` may hold ``device`` and ``dtype``.
 
     Raises:

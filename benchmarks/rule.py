@@ -1,0 +1,104 @@
+"""Measure which lowering suits which shape, and write what ``pyconv.lowering.rule`` reads.
+
+    python benchmarks/rule.py src/pyconv/rule.json
+
+Takes every grouped level of the zoo (a depth repeats the shapes of another, so the 50-layer
+networks and the tiny one stand for all), in float32 and bfloat16, both layouts, in training, in
+inference and prepared, on one thread: about ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from machine import describe
+
+from pyconv import get_model
+from pyconv.layers import GroupedConv
+from pyconv.lowering import NATIVE, Geometry, Mode, Problem, measure
+
+IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}
+IMAGES["pyconvresnet_tiny"] = (1, 28, 28)
+MODES: dict[Mode, int] = {"training": 2, "inference": 2, "prepared": 4}  # images in a batch
+MARGIN = 0.95  # of native's time: what another way must stay under, so that it never costs
+
+
+def levels(name: str) -> list[tuple[GroupedConv, int]]:
+    """Every grouped level of a network with the size of the map that it sees."""
+    found: list[tuple[GroupedConv, int]] = []
+    model = get_model(name).eval()
+    for module in model.modules():
+        if isinstance(module, GroupedConv):
+            module.register_forward_pre_hook(lambda m, args: found.append((m, args[0].shape[-1])))
+    with torch.no_grad():
+        model(torch.zeros(1, *IMAGES[name]))
+    return found
+
+
+def problems(dtype: torch.dtype, channels_last: bool, mode: Mode) -> list[Problem]:
+    """The different problems that the levels of the zoo pose."""
+    return list(
+        dict.fromkeys(
+            Problem(
+                in_channels=level.in_channels,
+                out_channels=level.out_channels,
+                kernel=level.kernel_size,
+                geometry=Geometry(level.groups, level.stride, level.padding, level.dilation),
+                size=(size, size),
+                dtype=dtype,
+                channels_last=channels_last,
+                device="cpu",
+                mode=mode,
+            )
+            for name in IMAGES
+            for level, size in levels(name)
+        )
+    )
+
+
+def row(problem: Problem, rounds: int) -> list[object]:
+    times = measure(problem, MODES[problem.mode], rounds, time.thread_time)
+    best = min(times, key=times.__getitem__)
+    if times[best] > MARGIN * times[NATIVE]:
+        best = NATIVE
+    ratio = times[NATIVE] / times[best] if best != NATIVE else 1.0
+    geometry, kernel, size = problem.geometry, problem.kernel[0], problem.size[0]
+    print(
+        f"{problem.in_channels:5d} -> {problem.out_channels:4d}, {geometry.groups:3d} groups, "
+        f"{kernel}x{kernel}/{geometry.stride[0]} on {size:3d}: {times[NATIVE] * 1e3:8.2f} ms "
+        f"native, {ratio:5.2f} times as fast {best}",
+        flush=True,
+    )
+    shape = (problem.inputs, problem.outputs, problem.kernel[0], problem.geometry.stride[0])
+    return [*shape, problem.size[0], str(best)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    fastest = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for channels_last in (True, False):
+            for mode in MODES:
+                layout = "channels_last" if channels_last else "contiguous"
+                key = f"{str(dtype).removeprefix('torch.')} {layout} {mode}"
+                print(f"\n{key}")
+                fastest[key] = [row(p, args.rounds) for p in problems(dtype, channels_last, mode)]
+    blocks = [
+        f'    "{key}": [\n' + ",\n".join(f"      {json.dumps(row)}" for row in rows) + "\n    ]"
+        for key, rows in fastest.items()
+    ]
+    text = ",\n".join(blocks)
+    machine = json.dumps(describe())
+    args.file.write_text(f'{{\n  "machine": {machine},\n  "fastest": {{\n{text}\n  }}\n}}\n')
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""An equal, faster model for inference: norms folded, every level computed its fastest way."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from .layers import GroupedConv, _PyConvNd
+from .lowering import Geometry, Lowering, Problem, apply, fastest, prepare, problem_of, rule
+
+__all__ = ["optimize"]
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def optimize(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+) -> nn.Module:
+    """Return a new module for inference that gives the numbers of ``model``, sooner.
+
+    Batch norms are folded into the convolutions before them, images run channels-last, and each
+    grouped convolution runs the fastest equal way, with its weights prepared once. The result is
+    of the same class and has its methods, without gradients; it can be saved, copied, exported and
+    compiled. ``model`` stays as it is.
+
+    Args:
+        model: Any module in eval mode; what it holds besides pyramids runs as before.
+        example_inputs: What it will be called with: the ways are timed on it, on its device.
+            Without it a rule decides that was measured beforehand.
+        dtype: Convert to this dtype, inputs included; outputs come in it. Default: as it is.
+        compile: Run the result through ``torch.compile`` with frozen weights; the first call for
+            each shape takes its time.
+
+    Raises:
+        ValueError: if the model is in training mode.
+
+    Example:
+        >>> fast = optimize(model.eval(), images, dtype=torch.bfloat16)
+        >>> logits = fast(images)
+    """
+    busy = next((name for name, module in model.named_modules() if module.training), None)
+    if busy is not None:
+        what = f"its {busy!r}" if busy else "this one"
+        raise ValueError(
+            f"optimize() makes a model for inference, and {what} is in training mode. Call "
+            "model.eval() first; train on the model itself."
+        )
+    fast = copy.deepcopy(model).requires_grad_(False)
+    for conv_name, norm_name in _pairs(fast):
+        _fold(fast, conv_name, norm_name)
+    if dtype is not None:
+        fast.to(dtype)
+    flat = [module for module in fast.modules() if isinstance(module, nn.Conv2d)]
+    for module in flat:
+        if module.in_channels == 1:
+            continue  # both layouts at once, which torch.compile confuses when it freezes
+        module.to(memory_format=torch.channels_last)
+    convert = _Convert(dtype, images=bool(flat))
+    seen = {} if example_inputs is None else _observe(fast, convert.all(_tuple(example_inputs)))
+    timed: dict[tuple[Problem, int], Lowering] = {}
+    for name, module in list(fast.named_modules()):
+        if _is_grouped(module):
+            lowering = _decide(module, seen.get(name), timed)
+            fast = _replace(fast, name, PreparedConv(module, lowering))
+    fast.register_forward_pre_hook(convert)
+    return Frozen(fast) if compile else fast
+
+
+class PreparedConv(nn.Module):
+    """A grouped convolution for inference, in the way decided, its weight prepared for that.
+
+    ``[N, in, *size]`` -> ``[N, out, *size / stride]``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: Conv, lowering: Lowering) -> None:
+        super().__init__()
+        self.geometry = _geometry(conv)
+        self.lowering = lowering
+        zeros = conv.padding_mode == "zeros"
+        self.before = [] if zeros else list(conv._reversed_padding_repeated_twice)
+        self.padding_mode = conv.padding_mode
+        weight, bias = prepare(conv.weight, conv.bias, self.geometry, lowering)
+        layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+        self.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.before:
+            x = F.pad(x, self.before, self.padding_mode)
+        return apply(x, self.weight, self.bias, self.geometry, self.lowering)
+
+    def extra_repr(self) -> str:
+        return f"{self.lowering}, groups={self.geometry.groups}, stride={self.geometry.stride}"
+
+
+class Frozen(nn.Module):
+    """A module run through ``torch.compile`` with its weights frozen; also after loading it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.module.compile()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.module.compile()  # which is not saved with it
+
+    def __getattr__(self, name: str) -> Any:  # such as channels, which a detector asks for
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        from torch._inductor import config  # takes a second to import
+
+        # Tracing has to see it as well: as an option of torch.compile it does not take effect.
+        with torch.no_grad(), config.patch(freezing=True):
+            return self.module(*inputs, **options)
+
+
+class _Convert:
+    """A forward pre-hook: brings floating inputs to the model's dtype and layout."""
+
+    def __init__(self, dtype: torch.dtype | None, images: bool) -> None:
+        self.dtype = dtype
+        self.images = images
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.all(inputs)
+
+    def all(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self.one(x) for x in inputs)
+
+    def one(self, x: Any) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        layout = (
+            torch.channels_last
+            if self.images and x.dim() == 4 and x.shape[1] > 1
+            else torch.preserve_format
+        )
+        return x.to(self.dtype or x.dtype, memory_format=layout)
+
+
+def _tuple(inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    if not name:
+        return module
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)
+    return root
+
+
+def _is_grouped(module: nn.Module) -> TypeGuard[Conv]:
+    """Also a plain convolution of the user's own; not a subclass that may compute otherwise."""
+    if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        return isinstance(module, GroupedConv)
+    conv = cast(Conv, module)
+    return conv.groups > 1 and not isinstance(conv.padding, str)
+
+
+def _geometry(conv: Conv) -> Geometry:
+    padding = conv.padding if conv.padding_mode == "zeros" else (0,) * len(conv.stride)
+    return Geometry(conv.groups, conv.stride, padding, conv.dilation)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[Problem, int]]:
+    """What each grouped convolution has to do when the model runs, and for how many images."""
+    seen: dict[str, tuple[Problem, int]] = {}
+
+    def note(name: str, conv: Conv, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        if conv.padding_mode != "zeros":
+            x = F.pad(x, list(conv._reversed_padding_repeated_twice), conv.padding_mode)
+        if x.dim() == conv.weight.dim():
+            problem = problem_of(x, conv.weight, _geometry(conv), "prepared")
+            seen.setdefault(name, (problem, x.shape[0]))
+
+    handles = [
+        module.register_forward_pre_hook(partial(note, name))
+        for name, module in model.named_modules()
+        if _is_grouped(module)
+    ]
+    try:
+        model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _decide(
+    conv: Conv, seen: tuple[Problem, int] | None, timed: dict[tuple[Problem, int], Lowering]
+) -> Lowering:
+    """The way pinned, or the fastest on what was seen, or the one that the rule expects to be."""
+    pinned = getattr(conv, "lowering", None)
+    if pinned is not None:
+        return cast(Lowering, pinned)
+    if seen is None:
+        map_unknown = conv.weight.new_empty(1, conv.in_channels, *(0,) * len(conv.stride))
+        layout = torch.channels_last if map_unknown.dim() == 4 else torch.contiguous_format
+        x = map_unknown.contiguous(memory_format=layout)
+        return rule(problem_of(x, conv.weight, _geometry(conv), "prepared"))
+    if seen not in timed:
+        timed[seen] = fastest(*seen)
+    return timed[seen]
+
+
+def _pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """The names of each convolution or pyramid and of the norm that alone reads its output."""
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # a forward that depends on data, which says nothing of the parts of it
+        return [
+            (f"{name}.{conv}", f"{name}.{norm}")
+            for name, child in model.named_children()
+            for conv, norm in _pairs(child)
+        ]
+    nodes = [node for node in graph.nodes if node.op == "call_module"]
+    calls = Counter(str(node.target) for node in nodes)
+    return [
+        (str(source.target), str(node.target))
+        for node in nodes
+        for source in node.args[:1]
+        if isinstance(source, fx.Node)
+        and source.op == "call_module"
+        and list(source.users) == [node]
+        and calls[str(node.target)] == calls[str(source.target)] == 1
+        and _foldable(
+            model.get_submodule(str(source.target)), model.get_submodule(str(node.target))
+        )
+    ]
+
+
+class _Tracer(fx.Tracer):
+    """Looks inside everything but pyramids and their levels."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, (_PyConvNd, GroupedConv)) or super().is_leaf_module(module, name)
+
+
+def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
+    levels = conv.levels if isinstance(conv, _PyConvNd) else [conv]
+    return (
+        isinstance(norm, Norm)
+        and norm.running_mean is not None
+        and all(isinstance(level, Conv) for level in levels)
+        and not any(
+            parametrize.is_parametrized(m) or m._forward_hooks for m in (conv, norm, *levels)
+        )
+    )
+
+
+@torch.no_grad()
+def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Move what a batch norm does into the convolution before it, in float64 whatever the dtype."""
+    conv, norm = model.get_submodule(conv_name), cast(Any, model.get_submodule(norm_name))
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    first = 0
+    for level in cast(list[Conv], conv.levels if isinstance(conv, _PyConvNd) else [conv]):
+        weight, share = level.weight, slice(first, first + level.out_channels)
+        first += level.out_channels
+        bias = shift[share]
+        if level.bias is not None:
+            bias = bias + level.bias.double() * scale[share]
+        scaled = weight.double() * scale[share].reshape(-1, *(1,) * (weight.dim() - 1))
+        level.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=False)
+        level.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+    _replace(model, norm_name, nn.Identity())

@@ -1,0 +1,334 @@
+"""Lowerings: every one gives the numbers of the plain grouped convolution, wherever it runs."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import pyconv
+from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv, lowering, pyconvresnet_tiny
+from pyconv.layers import GroupedConv, GroupedConv2d, pin
+from pyconv.lowering import Geometry, Lowering, Problem, apply, candidates, prepare, rule
+
+HG_LEVEL = Problem(  # 9x9, first stage of PyConvHGResNet
+    in_channels=128,
+    out_channels=32,
+    kernel=(9, 9),
+    geometry=Geometry(32, (1, 1), (4, 4), (1, 1)),
+    size=(56, 56),
+    dtype=torch.float32,
+    channels_last=True,
+    device="cpu",
+    mode="inference",
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of a busy machine wait for each other, and these maps are small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    dims = draw(st.sampled_from([1, 2, 2, 2, 3]))
+    groups = draw(st.sampled_from([2, 3, 4, 8]))
+    dilation = draw(st.integers(1, 2))
+    size = st.integers(3, 11 if dims < 3 else 6)
+    kernels = [draw(st.sampled_from([1, 3, 5, 7 if dims < 3 else 3])) for _ in range(dims)]
+    return Problem(
+        in_channels=groups * draw(st.integers(1, 4)),
+        out_channels=groups * draw(st.integers(1, 4)),
+        kernel=tuple(kernels),
+        geometry=Geometry(
+            groups,
+            tuple(draw(st.integers(1, 3)) for _ in range(dims)),
+            tuple(dilation * (k // 2) for k in kernels),
+            (dilation,) * dims,
+        ),
+        size=tuple(draw(size) for _ in range(dims)),
+        dtype=torch.float64,
+        channels_last=dims == 2 and draw(st.booleans()),
+        device="cpu",
+        mode="training",
+    )
+
+
+def inputs(problem: Problem, dtype: torch.dtype, bias: bool) -> list[Tensor | None]:
+    x = torch.randn(2, problem.in_channels, *problem.size, dtype=dtype)
+    if problem.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(problem.out_channels, problem.inputs, *problem.kernel, dtype=dtype)
+    tensors = [x, weight, torch.randn(problem.out_channels, dtype=dtype) if bias else None]
+    return [None if t is None else t.requires_grad_() for t in tensors]
+
+
+def run(problem: Problem, way: Lowering, tensors: list[Tensor | None]) -> list[Tensor]:
+    """The output, and the gradients of a function of it on all that has one."""
+    x, weight, bias = tensors
+    assert x is not None and weight is not None
+    geometry = problem.geometry
+    out = apply(x, *prepare(weight, bias, geometry, way), geometry, way)
+    leaves = [t for t in tensors if t is not None]
+    return [out, *torch.autograd.grad((out * out.detach().cos()).sum(), leaves)]
+
+
+def error(value: Tensor, target: Tensor) -> float:
+    value, target = value.detach().double(), target.detach().double()
+    return float((value - target).norm() / target.norm().clamp_min(1e-30))
+
+
+@given(problems(), st.booleans(), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_all_ways_are_equal_forward_and_backward(problem: Problem, bias: bool, random) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(random.randrange(2**32))
+    tensors = inputs(problem, torch.float64, bias)
+    single = [None if t is None else t.detach().float().requires_grad_() for t in tensors]
+    expected = run(problem, Lowering(), tensors)
+    for way in candidates(problem):
+        for value, target in zip(run(problem, way, tensors), expected, strict=True):
+            assert value.shape == target.shape
+            assert error(value, target) < 1e-9, way
+        for value, target in zip(run(problem, way, single), expected, strict=True):
+            assert error(value, target) < 1e-5, way
+
+
+@given(problems())
+@settings(deadline=None, max_examples=30)
+def test_bfloat16_is_as_near_the_truth_as_native(problem: Problem) -> None:
+    problem = replace(problem, dtype=torch.bfloat16)
+    tensors = inputs(problem, torch.bfloat16, bias=False)
+    exact = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
+    truth = run(problem, Lowering(), exact)[0]
+    native = error(run(problem, Lowering(), tensors)[0], truth)
+    for way in candidates(problem):
+        assert error(run(problem, way, tensors)[0], truth) <= 1.1 * native + 1e-4, way
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    ("kind", "size", "way"),
+    [
+        (PyConv1d, (17,), "tiled:4:merge=2"),
+        (PyConv2d, (9, 7), "tiled:4x2"),
+        (PyConv2d, (9, 7), "depthwise"),
+        (PyConv3d, (5, 6, 7), "blocked:merge=4"),
+        (PyConv3d, (5, 6, 7), "tiled:1x2x2"),
+    ],
+)
+def test_a_pinned_pyramid_gives_the_same(
+    kind: type[PyConv2d], size: tuple[int, ...], way: str, mode: str
+) -> None:
+    layer = kind(
+        32,
+        32,
+        pyconv_groups=(4, 4, 8, 8),
+        bias=True,
+        padding_mode=mode,  # type: ignore[arg-type]
+        dtype=torch.float64,
+    )
+    x = torch.randn(2, 32, *size, dtype=torch.float64)
+    pin(layer, "native")
+    expected = layer(x)
+    pin(layer, way)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_tiles_are_worth_their_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule does not stay native where native leaves fifteen of sixteen lanes idle."""
+    monkeypatch.setattr(lowering, "MEASURED", True)
+    for dtype in (torch.float32, torch.bfloat16):
+        for channels_last in (True, False):
+            for mode in ("inference", "prepared", "training"):
+                problem = replace(HG_LEVEL, dtype=dtype, channels_last=channels_last, mode=mode)  # type: ignore[arg-type]
+                assert rule(problem).kind in ("tiled", "depthwise"), problem
+    monkeypatch.setattr(lowering, "MEASURED", False)  # as on a processor without AVX-512
+    assert rule(HG_LEVEL) == Lowering()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": "cuda"},
+        {"dtype": torch.float64},
+        {"in_channels": 4096, "out_channels": 4096},
+        {"kernel": (9,), "size": (56,), "geometry": Geometry(32, (1,), (4,), (1,))},
+    ],
+    ids=str,
+)
+def test_what_was_not_measured_stays_native(change: dict[str, object]) -> None:
+    assert rule(replace(HG_LEVEL, **change)) == Lowering()  # type: ignore[arg-type]
+
+
+def test_autotune_times_a_shape_once_and_keeps_its_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "_timed", {})
+    level, x = GroupedConv2d(16, 16, 3, padding=1, groups=8), torch.randn(1, 16, 8, 8)
+    state = torch.get_rng_state()
+    with pyconv.autotune(), torch.no_grad():
+        out = level(x)
+        level(x)
+        assert pyconv.autotune.enabled
+    assert not pyconv.autotune.enabled
+    assert torch.equal(torch.get_rng_state(), state)  # nobody's random numbers were used up
+    ((problem, batch), way) = next(iter(lowering._timed.items()))
+    assert len(lowering._timed) == 1 and batch == 1 and way in candidates(problem)
+    torch.testing.assert_close(out, nn.Conv2d.forward(level, x), rtol=1e-5, atol=1e-5)
+
+
+def test_autotune_times_training_and_inference_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "_timed", {})
+    level, x = GroupedConv2d(16, 16, 3, padding=1, groups=8), torch.randn(1, 16, 8, 8)
+    with pyconv.autotune():
+        level(x).sum().backward()
+        with torch.inference_mode():
+            level(x)
+    assert {problem.mode for problem, _ in lowering._timed} == {"training", "inference"}
+    assert level.weight.grad is not None
+
+
+def test_lowerings_are_written_as_they_are_read() -> None:
+    for way in {*candidates(HG_LEVEL), *candidates(replace(HG_LEVEL, mode="training"))}:
+        assert Lowering.parse(str(way)) == way
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fast", "tiled", "blocked", "blocked:4", "tiled:axb", "native:2x2", "tiled:0x2"]
+)
+def test_a_lowering_that_does_not_exist_is_named_with_those_that_do(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no lowering\. Use 'native'"):
+        pin(PyConv2d(64, 64), text)
+
+
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [("blocked:merge=3", {}), ("tiled:2", {}), ("tiled:2x2", {"dilation": 2})],
+)
+def test_pinning_what_cannot_be_pins_nothing(way: str, options: dict[str, int]) -> None:
+    layer = PyConv2d(64, 64, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"pyconv_levels\.1 .* cannot be computed as"):
+        pin(layer, way)
+    assert all(m.lowering is None for m in layer.modules() if isinstance(m, GroupedConv))
+
+
+@pytest.fixture
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    return pyconvresnet_tiny().eval()
+
+
+def test_levels_are_convolutions_of_torch() -> None:
+    level = get_pyconv(32, 32, (3,), pyconv_groups=(8,))
+    assert isinstance(level, nn.Conv2d) and list(level.state_dict()) == ["weight"]
+    assert type(get_pyconv(32, 32, (3,))) is nn.Conv2d
+
+
+def test_shapes_alone() -> None:
+    layer = PyConv2d(64, 64, device="meta")
+    assert layer(torch.empty(2, 64, 56, 56, device="meta")).shape == (2, 64, 56, 56)
+
+
+def test_copies_and_pickles_keep_what_is_pinned(tiny: nn.Module) -> None:
+    pin(tiny, "blocked:merge=2")
+    x = torch.randn(2, 1, 28, 28)
+    for twin in (copy.deepcopy(tiny), pickle.loads(pickle.dumps(tiny))):
+        assert str(twin.layer1[0].conv1.levels[1].lowering) == "blocked:merge=2"
+        assert torch.equal(twin(x), tiny(x))
+
+
+@pytest.mark.parametrize("way", [None, "tiled:2x2", "depthwise"])
+def test_symbolic_tracing(tiny: nn.Module, way: str | None) -> None:
+    pin(tiny, way)
+    traced, x = torch.fx.symbolic_trace(tiny), torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(traced(x), tiny(x))
+
+
+@pytest.mark.parametrize("way", [None, "tiled:2x2"])
+def test_export_with_any_batch(tiny: nn.Module, way: str | None, tmp_path: Path) -> None:
+    pin(tiny, way)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(tiny, (torch.randn(3, 1, 28, 28),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "tiny.pt2")
+    x = torch.randn(5, 1, 28, 28)
+    loaded = torch.export.load(tmp_path / "tiny.pt2").module()
+    torch.testing.assert_close(loaded(x), tiny(x), rtol=1e-4, atol=1e-5)
+
+
+def test_export_with_any_size_of_image(tiny: nn.Module) -> None:
+    height, width = (torch.export.Dim(name, min=16, max=64) for name in ("height", "width"))
+    program = torch.export.export(
+        tiny, (torch.randn(2, 1, 28, 28),), dynamic_shapes=({2: height, 3: width},)
+    )
+    x = torch.randn(2, 1, 33, 40)
+    torch.testing.assert_close(program.module()(x), tiny(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("autotuned", [False, True])
+def test_compiles_as_one_graph_and_trains(autotuned: bool) -> None:
+    torch.manual_seed(0)
+    layer = PyConv2d(32, 32, pyconv_groups=(1, 4, 8, 8))
+    pin(layer, None)
+    x = torch.randn(2, 32, 12, 12)
+    (layer(x) ** 2).sum().backward()
+    expected = [p.grad.clone() for p in layer.parameters() if p.grad is not None]
+    layer.zero_grad()
+    with pyconv.autotune(autotuned):
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        (compiled(x) ** 2).sum().backward()
+    for parameter, target in zip(layer.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, target, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", [None, "tiled:2x2", "depthwise", "blocked:merge=4"])
+def test_autocast_computes_and_returns_bfloat16(way: str | None) -> None:
+    torch.manual_seed(0)
+    layer, x = PyConv2d(64, 64), torch.randn(2, 64, 14, 14)
+    expected = layer(x)
+    pin(layer, way)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+        assert out.dtype == torch.bfloat16
+        out.sum().backward()
+    assert error(out, expected) < 0.02
+    for parameter in layer.parameters():
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32
+
+
+def test_data_parallel_training_steps_as_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    alone = PyConv2d(32, 32, pyconv_groups=(1, 4, 8, 8))
+    pin(alone, "tiled:2x2")
+    group = torch.distributed
+    group.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped, x = DistributedDataParallel(copy.deepcopy(alone)), torch.randn(2, 32, 9, 9)
+        for model in (alone, wrapped):
+            (model(x) ** 2).sum().backward()
+        for a, b in zip(alone.parameters(), wrapped.parameters(), strict=True):
+            assert a.grad is not None and b.grad is not None
+            torch.testing.assert_close(a.grad, b.grad)
+    finally:
+        group.destroy_process_group()
+
+
+def test_vmap_and_second_derivatives() -> None:
+    layer = PyConv2d(4, 4, (3, 3), (2, 2), dtype=torch.float64)
+    pin(layer, "tiled:2x2")
+    x = torch.randn(3, 2, 4, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(torch.vmap(layer)(x), torch.stack([layer(part) for part in x]))
+    small = x[0, :1, :, :3, :3].clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(layer, small)
