@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -9,12 +10,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import golden
+import photos as imagenet_photos
 import pytest
+import torch
+from drive_server import Drive
 
+from pyconv import PyConvResNet50_Weights, pyconvresnet50
+from pyconv.imagenet import synsets
 from pyconv.models import WEIGHTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+
+MODULES = {
+    "pyconv-eval": "pyconv.evaluate",
+    "pyconv-train": "pyconv.train",
+    "pyconv-weights": "pyconv.manage",
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -63,6 +76,37 @@ def test_commands_are_those_that_ci_runs(tmp_path: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(source, target)
+
+
+def test_the_other_commands_work_on_folders_of_that_kind(tmp_path: Path) -> None:
+    """With the weights of the reference rule, from an imitation of Drive, and a few images."""
+    photos = imagenet_photos.photos(synsets(), count=4)
+    imagenet_photos.flat(tmp_path / "imagenet", photos)
+    for split in ("train", "val"):
+        for flower in ("daisy", "rose"):
+            for index in range(4):
+                file = tmp_path / "flowers" / split / flower / f"{index}.jpg"
+                imagenet_photos.write(file, imagenet_photos.encode(imagenet_photos.picture(index)))
+    weights = PyConvResNet50_Weights.IMAGENET1K_V1
+    assert weights.file_id is not None
+    file = io.BytesIO()
+    torch.save(golden.fill(pyconvresnet50()).float().state_dict(), file)
+    with Drive(file.getvalue(), weights.file_id) as drive:
+        for line in blocks("console")[0].splitlines():
+            command, *words = line.removeprefix("$ ").replace("/data/", f"{tmp_path}/").split()
+            if command == "pyconv-train":  # one epoch on a small crop is enough to see it run
+                words += ["--epochs", "1", "--batch-size", "4", "--crop", "64", "--device", "cpu"]
+            done = subprocess.run(
+                [sys.executable, "-m", MODULES[command], *words],
+                env=os.environ | {"PYCONV_HOME": str(tmp_path), "PYCONV_DRIVE_URL": drive.url},
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+    assert (tmp_path / "result.json").exists()
+    assert (tmp_path / "runs/flowers/best.pt").exists()
 
 
 def test_the_table_of_models_is_the_data() -> None:
