@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ LAYOUTS: dict[str, Callable[[State], object]] = {
     "nested module.": lambda state: {"state_dict": {f"module.{k}": t for k, t in state.items()}},
     "compiled": lambda state: {f"_orig_mod.{key}": t for key, t in state.items()},
     "compiled in parallel": lambda state: {f"module._orig_mod.{k}": t for k, t in state.items()},
+    "parallel, compiled": lambda state: {f"_orig_mod.module.{k}": t for k, t in state.items()},
+    "parameters": lambda state: {
+        k: nn.Parameter(t, t.is_floating_point()) for k, t in state.items()
+    },
 }
 
 
@@ -52,6 +57,8 @@ def test_every_layout_of_a_users_own(
     model = pyconvresnet_tiny(weights=path)
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[key]), key
+    assert not any(buffer.requires_grad for buffer in model.buffers())
+    assert len(list(model.parameters())) == len(list(pyconvresnet_tiny().parameters()))
 
 
 def test_the_originals_general_layer_loads(tmp_path: Path) -> None:
@@ -152,6 +159,25 @@ def cut(state: State, path: Path, zipped: bool, keep: float) -> Path:
     return write(path, content[: int(keep * len(content))])
 
 
+def later(state: State, path: Path) -> None:
+    """A zip that asks for a version of the format that does not exist."""
+    content = bytearray(save(state, path).read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 255
+    write(path, bytes(content))
+
+
+def hidden(state: State, path: Path) -> None:
+    """A dict whose attribute stands before its method of the same name."""
+    content: OrderedDict[str, float] = OrderedDict(lr=0.1)
+    vars(content)["itemz"] = 5
+    save(content, path)
+    with zipfile.ZipFile(path) as plain:
+        members = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, member.replace(b"itemz", b"items"))
+
+
 WRONG: dict[str, tuple[Callable[[State, Path], object], str]] = {
     "empty": (lambda s, p: write(p, b""), "is empty. Get the file again"),
     "web page": (lambda s, p: write(p, b"\n<!DOCTYPE html><html>"), "is a web page, not a check"),
@@ -187,6 +213,16 @@ WRONG: dict[str, tuple[Callable[[State, Path], object], str]] = {
         r"bn1.bias float16 instead of float32",
     ),
     "bomb": (lambda s, p: save(s | {"conv1.weight": overlong()}, p), "conv1.weight is not stored"),
+    "bomb of channels": (
+        lambda s, p: save(s | {"conv1.weight": torch.zeros(1).expand(32, 10**9, 5, 5)}, p),
+        r"conv1.weight \[32, 1000000000, 5, 5\] instead",
+    ),
+    "meta": (
+        lambda s, p: save(s | {"conv1.weight": s["conv1.weight"].to("meta")}, p),
+        "not stored",
+    ),
+    "later zip": (later, "is damaged or cut short"),
+    "hidden method": (hidden, "the entry 'lr' is a float, not a tensor"),
     "NaN": (
         lambda s, p: save(s | {"bn1.bias": torch.full((32,), torch.nan)}, p),
         "values that are not finite, first in bn1.bias",

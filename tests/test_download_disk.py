@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import random
@@ -333,6 +334,41 @@ def test_fault_44_record_without_file(drive: Drive, tmp_path: Path) -> None:
     path = succeeds(drive, tmp_path, ONCE)
     path.unlink()
     succeeds(drive, tmp_path, ONCE * 2)
+
+
+def test_fault_44_killed_between_new_record_and_new_file(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch(FILE, tmp_path, progress=False, settings=QUICK)
+    drive.replace(OTHER)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pyconv.download.part.Part.publish", interrupt)
+        fetch(FILE, tmp_path, progress=False, settings=QUICK, again=True)
+    assert fetch(FILE, tmp_path, progress=False, settings=QUICK).read_bytes() == CONTENT
+    fetch(FILE, tmp_path, progress=False, settings=QUICK, again=True)
+    assert path.read_bytes() == OTHER
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_fault_38_early_write_fails(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells of a failed write once, at the next fsync, which need not be the last."""
+    fsync, asked = os.fsync, []
+
+    def full_once(descriptor: int) -> None:
+        asked.append(descriptor)
+        if len(asked) == 2:  # the first is of the note
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr("pyconv.download.part.FLUSH", 1000)
+    monkeypatch.setattr("pyconv.download.part.os.fsync", full_once)
+    drive.bodies = repeat(lambda exchange: exchange.send_file(step=10_000, pause=0.005))
+    fails(drive, tmp_path, ONCE, "No space left on device")
 
 
 def test_fault_44_file_without_record(drive: Drive, tmp_path: Path) -> None:

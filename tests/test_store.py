@@ -452,6 +452,14 @@ def test_place_of_the_cache(
     assert cache_dir() == Path(expected).expanduser()
 
 
+def test_home_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyconv.download import cache_dir
+
+    monkeypatch.setenv("PYCONV_HOME", "~no-such-user/weights")
+    with pytest.raises(ValueError, match="Set PYCONV_HOME to a full path"):
+        cache_dir()
+
+
 def test_torch_hub_set_dir_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from pyconv.download import cache_dir
 

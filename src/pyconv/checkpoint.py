@@ -78,7 +78,7 @@ def _check_signature(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [i for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or cut short. Get the file again.") from error
     if packed:  # PyTorch stores tensors as they are; compressed ones could unpack to any size
         raise CheckpointError(
@@ -91,21 +91,22 @@ def _check_signature(path: Path) -> bool:
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, without nesting and without ``module.``."""
     for nest in NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
+        if isinstance(content, dict) and isinstance(dict.get(content, nest), dict):
             content = content[nest]
             break
-    if not isinstance(content, Mapping) or not content:
+    if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path} holds no state dict. Save model.state_dict() and load that.")
-    for key, value in content.items():
+    # By the class: what is unpickled may carry attributes that hide its methods.
+    for key, value in dict.items(content):
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
                 f"{path} holds no state dict: the entry {key!r} is a {type(value).__name__}, not a "
                 f"tensor. The weights are looked for at the top and under {' or '.join(NESTS)}."
             )
-    state = dict(content)
-    for prefix in WRAPPERS:
-        if all(key.startswith(prefix) for key in state):
-            consume_prefix_in_state_dict_if_present(state, prefix)
+    # Plain tensors: a Parameter would turn the buffer that it is assigned to into a parameter.
+    state = {key: Tensor.detach(value) for key, value in dict.items(content)}
+    while prefix := next((p for p in WRAPPERS if all(k.startswith(p) for k in state)), None):
+        consume_prefix_in_state_dict_if_present(state, prefix)
     return state
 
 
@@ -131,7 +132,7 @@ def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint
             wrong.append(f"{key} {list(got.shape)} instead of {list(want.shape)}")
         elif got.dtype != want.dtype:
             wrong.append(f"{key} {got.dtype} instead of {want.dtype}".replace("torch.", ""))
-        elif got.layout != torch.strided or _overlaps(got):
+        elif got.layout != torch.strided or got.is_meta or _overlaps(got):
             wrong.append(f"{key} is not stored in full")
     faults = [
         f"{len(items)} {name} ({_first(items)})"
@@ -151,7 +152,7 @@ def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint
 
 def _overlaps(tensor: Tensor) -> bool:
     """Whether the tensor claims more elements than its storage holds (a few bytes can)."""
-    return not tensor.is_meta and tensor.untyped_storage().nbytes() < tensor.nbytes
+    return tensor.untyped_storage().nbytes() < tensor.nbytes
 
 
 def _first(items: Iterable[str], count: int = 3) -> str:
@@ -228,6 +229,8 @@ def _adapt_stem(state: dict[str, Tensor], expected: Shapes) -> dict[str, Tensor]
     have, want = state.get(STEM), expected.get(STEM)
     if have is None or want is None or have.ndim != 4 or want.ndim != 4:
         return state
+    if have.is_meta or have.layout != torch.strided or _overlaps(have):
+        return state  # nothing to compute with; the structure is refused next
     old, new = have.shape[1], want.shape[1]
     if old != new and old > 0:
         if new == 1:

@@ -26,13 +26,22 @@ def cache_dir() -> Path:
     """The folder of downloaded weights: ``PYCONV_HOME``, else ``pyconv`` in torch's hub folder."""
     home = os.environ.get("PYCONV_HOME")
     if home:
-        return Path(home).expanduser()
+        return _expanded(home)
     hub = sys.modules.get("torch.hub")
     if hub is not None:  # torch.hub.set_dir may have been called
-        return Path(hub.get_dir()).expanduser() / "pyconv"
+        return _expanded(hub.get_dir()) / "pyconv"
     caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     torch_home = os.environ.get("TORCH_HOME", f"{caches}/torch")
-    return Path(torch_home).expanduser() / "hub" / "pyconv"
+    return _expanded(torch_home) / "hub" / "pyconv"
+
+
+def _expanded(folder: str) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:  # no such user, or one without a home, as in some containers
+        raise ValueError(
+            f"{folder} has no home folder behind its ~. Set PYCONV_HOME to a full path."
+        ) from error
 
 
 def is_offline() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -92,6 +93,8 @@ class Origin:
     def allows(self, url: str) -> bool:
         """Whether a redirect or a form may lead there."""
         parts, base = urlsplit(url), urlsplit(self.base)
+        if "\\" in parts.netloc:  # urlsplit reads over it, requests ends the host there
+            return False
         if self.base != DRIVE:
             return (parts.scheme, parts.netloc) == (base.scheme, base.netloc)
         host = parts.hostname or ""
@@ -175,7 +178,8 @@ class Page:
     def parse(cls, html: bytes) -> Page:
         text = html.decode("utf-8", "replace")
         reader = _PageReader()
-        reader.feed(text)
+        with contextlib.suppress(AssertionError, ValueError):  # some nonsense stops the parser
+            reader.feed(text)
         page = reader.page
         page.title = " ".join(page.title.split())
         page.refusal = " ".join(page.refusal.split())
@@ -338,17 +342,22 @@ def _form(page: Page, url: str, file: DriveFile, origin: Origin) -> Verdict:
         return Refuse(f"Drive's form leads to {_where(target)}, which is not trusted.")
     parts = urlsplit(target)
     fields = dict(parse_qsl(parts.query)) | page.fields
-    if fields.get("id") != file.file_id:
-        return Refuse(f"Drive's form is for another file ({fields.get('id', 'no id')!r}).")
+    named = [value for name, value in parse_qsl(parts.query) if name == "id"]
+    for file_id in (*named, fields.get("id", "no id")):
+        if file_id != file.file_id:
+            return Refuse(f"Drive's form is for another file ({file_id!r}).")
     if page.method == "POST":
         return Follow(Request(target, "POST", page.fields), confirms=True)
     return Follow(Request(urlunsplit(parts._replace(query=urlencode(fields)))), confirms=True)
 
 
 def _whole(headers: Mapping[str, str], file: DriveFile) -> Verdict:
-    chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
+    # http.client reads chunks for this word alone; after any other the end of the body is no proof
+    chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
     declared = None if chunked else headers.get("Content-Length")
-    if declared is not None and (not declared.isdecimal() or not 0 < int(declared) <= LARGEST):
+    if declared is not None and (
+        not declared.isdecimal() or len(declared) > 20 or not 0 < int(declared) <= LARGEST
+    ):
         return Refuse(f"The server declares an impossible length ({declared[:40]} bytes).")
     size = None if declared is None else int(declared)
     version = Version.of(headers, size)

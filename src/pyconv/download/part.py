@@ -104,6 +104,8 @@ class Part:
             view = view[self._open.write(view) :]
         if self.size - self._flushed > FLUSH and (self._flushing is None or self._flushing.done()):
             self._flushed = self.size
+            if self._flushing is not None:
+                self._flushing.result()  # the system tells of a failure only once
             self._flushing = self._threads.submit(os.fsync, self._open.fileno())
 
     def sync(self) -> os.stat_result:

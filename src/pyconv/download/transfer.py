@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError, IncompleteRead
 
 from .drive import (
     CHECKPOINT_MAGICS,
+    LARGEST,
     Answer,
     Body,
     Origin,
@@ -31,7 +32,7 @@ from .drive import (
     judge,
 )
 from .part import Part
-from .record import CHUNK, Record, Trust, read_record, today, write_record
+from .record import CHUNK, Record, Trust, read_record, record_path, today, write_record
 from .target import Check, DownloadError, Settings, Target
 
 __all__ = ["Transfer"]
@@ -183,6 +184,11 @@ class Transfer:
                     self.part.write(chunk)
                 arrived += len(chunk)
                 bar.update(len(chunk))
+                if self.part.size > LARGEST:
+                    self.part.discard()
+                    raise self.target.error(f"The server sends more than {LARGEST:,} bytes.")
+        if self.part.size == 0:
+            raise _AttemptError("the server sent nothing")
         if body.length is not None and arrived < body.length:
             raise _AttemptError(f"the connection ended after {arrived:,} of {body.length:,} bytes")
         if body.version.size is not None and not self.part.complete:
@@ -250,8 +256,15 @@ class Transfer:
             problem = str(error).replace(str(self.part.place), "the file")
             self._reject(f"What the server sent is refused: {problem}")
         with self._writing():
-            write_record(self.target.path, self._new_record(status))
-            self.part.publish()
+            record, old = self._new_record(status), read_record(self.target.path)
+            if old is not None and old.sha256 != record.sha256:
+                # Killed in between, the old file would be taken for a damaged new one.
+                record_path(self.target.path).unlink()
+                self.part.publish()
+                write_record(self.target.path, record)
+            else:
+                write_record(self.target.path, record)
+                self.part.publish()
 
     def _check_digest(self) -> None:
         digest, declared = self.part.digest, self.part.version.crc32c
