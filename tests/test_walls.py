@@ -36,15 +36,16 @@ BELOW = {
         "data": "layouts weights",
         "metrics": "data",
         "report": "",
-        "distributed": "cli",
-        "evaluate": "checkpoint cli data distributed layouts metrics models report store weights",
+        "machine": "",
+        "distributed": "cli machine",
+        "evaluate": "checkpoint cli data distributed layouts machine metrics models report store "
+        "weights",
         "recipe": "",
         "batches": "data layouts recipe",
         "state": "checkpoint",
-        "processes": "cli",
         "watch": "state",
-        "train": "batches checkpoint cli data evaluate models processes recipe resnet state watch "
-        "weights",
+        "train": "batches checkpoint cli data distributed evaluate machine models recipe resnet "
+        "state watch weights",
     }.items()
 }
 

@@ -30,6 +30,7 @@ __all__ = [
     "INTERRUPTED",
     "WRONG",
     "add_fields",
+    "exit_code",
     "parser",
     "read_fields",
     "run",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)  # of the user
 
 Row = TypeVar("Row", bound="DataclassInstance")
 
@@ -123,12 +125,14 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{prog}: interrupted.\n")
         return INTERRUPTED
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"{prog}: {error}\n")
-        return WRONG
-    except OSError as error:
-        sys.stderr.write(f"{prog}: {error}\n")
-        return FAILED
+        return exit_code(error)
+
+
+def exit_code(error: Exception) -> int:
+    """What a command leaves with after a failure."""
+    return WRONG if isinstance(error, MISTAKES) else FAILED
 
 
 def say(text: str) -> None:

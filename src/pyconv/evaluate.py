@@ -11,8 +11,7 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
-import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -26,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import checkpoint, cli, report, store
+from . import checkpoint, cli, machine, report, store
 from .data import Batch, Preprocess, make_loader
-from .distributed import World, interruptible, join_world, launch, usable_cores
+from .distributed import World, is_started, joined, launch, noting
 from .layouts import ImageList, find_images
 from .metrics import Metrics, Tally, merge
 from .models import WEIGHTS, get_model, resolve_weights
@@ -38,8 +37,8 @@ __all__ = ["Metrics", "evaluate", "main"]
 
 T = TypeVar("T")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, MPS, the CPU
+PATIENCE = datetime.timedelta(days=1)  # of fast processes with slow ones
 NAMED = 10  # unreadable images that each process names on the screen; --json names all
 
 
@@ -251,41 +250,18 @@ def _published_like(model: str) -> WeightsEnum:
 
 
 def _engine(args: argparse.Namespace, images: int, world: World) -> Engine:
-    device = _device(args.device, world)
-    dtype = DTYPES[args.dtype]
+    device = machine.choose_device(args.device, shared=True)
+    dtype = machine.DTYPES[args.dtype]
     channels_last = args.channels_last
     if channels_last is None:  # where it is known to be faster
         channels_last = device.type == "cpu" or (device.type == "cuda" and dtype.itemsize == 2)
     workers = args.workers
     if workers is None:  # a worker takes a moment to start, which few images do not repay
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-        workers = min(usable_cores() // here, images // world.size // 2000, 16)
+        cores = machine.usable_cores() // machine.local_processes()
+        workers = min(cores, images // world.size // 2000, 16)
     return Engine(
         device, dtype, channels_last, args.optimize, args.compile, args.batch_size, workers
     )
-
-
-def _device(wanted: str | None, world: World) -> torch.device:
-    """The device of this process.
-
-    Raises:
-        ValueError: if there is no such device here.
-    """
-    found = torch.accelerator.current_accelerator(check_available=True)
-    try:
-        device = own_device(wanted or found or "cpu", world.local_rank, torch.cuda.device_count())
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"There is no device {wanted!r} here. Leave --device out.") from error
-    return device
-
-
-def own_device(device: torch.device | str, local_rank: int, gpus: int) -> torch.device:
-    """Of several GPUs each process takes its own, if none was asked for by number."""
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None and gpus:
-        return torch.device("cuda", local_rank % gpus)
-    return device
 
 
 def _prepare(job: Job, engine: Engine) -> nn.Module:
@@ -355,7 +331,7 @@ def _result(
         "skipped": [str(path) for path in job.images.skipped],
         "published": _published(job, metrics),
         "preprocessing": asdict(job.preprocess) | {"decoder": decoder},
-        "device": _describe(engine.device),
+        "device": machine.describe(engine.device),
         "dtype": args.dtype,
         "channels_last": engine.channels_last,
         "optimize": engine.optimize,
@@ -364,35 +340,12 @@ def _result(
         "workers": engine.workers,
         "processes": world.size,
         "threads": torch.get_num_threads(),
-        "versions": _versions(),
+        "versions": machine.versions(),
         "per_class": report.class_rows(metrics.per_class, job.images.classes),
     }
     if job.record is not None:
         result |= {"on_record": job.record, "agrees": agrees(job.record, metrics)}
     return result
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
-    return str(device)
-
-
-def _versions() -> dict[str, str]:
-    import PIL
-    import torchvision
-
-    from . import __version__
-
-    return {
-        "pyconv": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "pillow": PIL.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def agrees(record: dict[str, Any], metrics: Metrics) -> bool:
@@ -449,7 +402,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("engine").add_argument
     add("--device", help="default: cuda or mps if there, else cpu")
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    add("--dtype", choices=machine.DTYPES, default="float32", help="default: float32")
     add("--optimize", action="store_true", help="rewrite the network for speed first")
     add("--compile", action="store_true", help="compile the network first")
     add("--channels-last", action=argparse.BooleanOptionalAction, help="default: where faster")
@@ -510,11 +463,10 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
         job = _sample_job() if args.sample else _job(args)
         return job, _engine(args, len(job.images.samples), world)
 
-    job, engine = world.together(prepare)
+    job, engine = world.on_all(prepare)
     if len(set(world.gather(_fingerprint(job.images)))) > 1:
         raise ValueError("The processes see different images. Give them all the same folder.")
-    first = world.rank == 0
-    if first:
+    if world.first:
         _announce(job.images)
     loader = make_loader(
         job.images,
@@ -526,22 +478,23 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
         shard=(world.rank, world.size),
     )
     model = _prepare(job, engine)
-    with interruptible() as stop:
+    with noting(signal.SIGINT) as noted:
+        world.gather(None)  # all begin once all note an interruption
         metrics = evaluate(
             model,
             loader,
             normalise=job.preprocess.normalise,
             device=engine.device,
             dtype=engine.dtype,
-            progress=first,
+            progress=world.first,
             strict=args.strict,
             predictions=args.predictions is not None,
             fixed_batch=engine.batch_size if engine.compile else None,
-            stop=stop,
+            stop=lambda: bool(noted),
             world=world,
         )
-    if first:
-        _write(job, _result(job, engine, metrics, args, world), metrics, args)
+    # The others wait, or whoever started them would hurry the first one.
+    world.on_first(lambda: _write(job, _result(job, engine, metrics, args, world), metrics, args))
     if metrics.partial:
         return cli.INTERRUPTED
     return cli.DONE if job.record is None or agrees(job.record, metrics) else cli.FAILED
@@ -554,11 +507,10 @@ def _fingerprint(images: ImageList) -> str:
 
 def _command(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
-    if args.nproc_per_node > 1 and "RANK" not in os.environ:
-        return launch(
-            "pyconv.evaluate", sys.argv[1:] if argv is None else argv, args.nproc_per_node
-        )
-    with join_world() as world:
+    if args.nproc_per_node > 1 and not is_started():
+        return launch(main, argv, args.nproc_per_node)
+    # Only a few counts are exchanged, so the CPU does it whatever device computes.
+    with joined(patience=PATIENCE) as world:
         return _evaluate_here(args, world)
 
 

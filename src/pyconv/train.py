@@ -27,12 +27,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from . import batches, checkpoint, cli, processes, watch
+from . import batches, checkpoint, cli, machine, watch
 from .batches import Splits, derive_seed
 from .data import Preprocess
+from .distributed import SIGNALS, Stop, World, is_started, joined, launch, noting
 from .evaluate import evaluate
 from .models import WEIGHTS, get_model
-from .processes import Group, SharedError, Stop
 from .recipe import PAPER, RECIPES, Recipe, differences, flag, learning_rate, part_size
 from .resnet import ResNet
 from .state import FORMAT, read_state, write_state
@@ -42,7 +42,6 @@ __all__ = ["DivergedError", "Engine", "Recipe", "Summary", "main", "train"]
 
 GREY = Images(mean=(0.449,), std=(0.226,))  # ImageNet's statistics over all three channels
 LOCK_WAIT = 20  # seconds: the loaders of a killed run live a little longer, and hold its lock
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class DivergedError(ArithmeticError):
@@ -143,9 +142,10 @@ def train(
         OSError: if something cannot be written, or another process is lost.
     """
     engine = engine or Engine()
-    device = processes.default_device(engine.device)
-    with processes.joined(device) as group, Stop(group, engine.time_limit) as stop:
-        run = _Run(group, stop, Path(output).expanduser(), recipe, engine)
+    device = machine.choose_device(engine.device)
+    with joined(device) as world, noting(*SIGNALS) as noted:
+        stop = Stop(world, noted, engine.time_limit)
+        run = _Run(world, device, stop, Path(output).expanduser(), recipe, engine)
         try:
             run.prepare(data, model, weights, freeze, resume)
             return run.go()
@@ -157,9 +157,15 @@ class _Run:
     """A training under way. ``epoch`` and ``step`` count from 0 and name what comes next."""
 
     def __init__(
-        self, group: Group, stop: Stop, output: Path, recipe: Recipe, engine: Engine
+        self,
+        world: World,
+        device: torch.device,
+        stop: Stop,
+        output: Path,
+        recipe: Recipe,
+        engine: Engine,
     ) -> None:
-        self.group, self.stop, self.device = group, stop, group.device
+        self.world, self.device, self.stop = world, device, stop
         self.output, self.recipe, self.engine = output, recipe, engine
         self.lock = FileLock(output / ".lock")
         self.began = time.monotonic()
@@ -177,14 +183,14 @@ class _Run:
         resume: str | Path | None,
     ) -> None:
         """Decide everything that can be wrong before the first step."""
-        group, recipe = self.group, self.recipe
+        world, recipe = self.world, self.recipe
         # One process looks, so that all see the same and a mistake is told once.
-        splits, part = group.on_first(lambda: self._look(data))
+        splits, part = world.on_first(lambda: self._look(data))
         self.splits = splits
         torch.manual_seed(derive_seed(recipe.seed))
         networks: list[nn.Module] = []
         start = None if resume or (self.output / "last.pt").exists() else weights
-        group.on_first(lambda: networks.append(build_network(model, len(splits.classes), start)))
+        world.on_first(lambda: networks.append(build_network(model, len(splits.classes), start)))
         network = networks[0] if networks else build_network(model, len(splits.classes))
         self.frozen = freeze_stages(network, freeze)
         self.preprocess = preprocess_of(model, network, recipe)
@@ -195,11 +201,11 @@ class _Run:
             "classes": len(splits.classes),
             "images": len(splits.train),
         }
-        state = group.on_first(lambda: self._claim(resume))
+        state = world.on_first(lambda: self._claim(resume))
         self._build(network, part)
         if state is not None:
             self._restore(state)
-        group.on_first(self._open_logs)
+        world.on_first(self._open_logs)
 
     def _open_logs(self) -> None:
         self.steps_log = watch.StepLog(self.output / "steps.csv", self.epoch, self.step)
@@ -208,14 +214,14 @@ class _Run:
 
     def _look(self, data: str | Path) -> tuple[Splits, int]:
         splits = batches.find_splits(data)
-        part = part_size(self.recipe, self.group.size, self.engine.accumulate)
+        part = part_size(self.recipe, self.world.size, self.engine.accumulate)
         if len(splits.train) < self.recipe.batch_size:
             raise ValueError(
                 f"There are {len(splits.train)} training images, fewer than one batch of "
                 f"{self.recipe.batch_size}. Choose a smaller --batch-size."
             )
-        if len(splits.val) < self.group.size:
-            raise ValueError(f"{self.group.size} processes need as many images in val/.")
+        if len(splits.val) < self.world.size:
+            raise ValueError(f"{self.world.size} processes need as many images in val/.")
         if self.recipe.sync_bn and self.device.type != "cuda":
             raise ValueError("--sync-bn needs GPUs. Leave it out, or train with --device cuda.")
         return splits, part
@@ -255,21 +261,21 @@ class _Run:
 
     def _build(self, network: nn.Module, part: int) -> None:
         """Everything that has a state or moves data."""
-        recipe, engine, group = self.recipe, self.engine, self.group
+        recipe, engine, world = self.recipe, self.engine, self.world
         if engine.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not engine.deterministic
         self.layout = torch.channels_last if engine.channels_last else torch.contiguous_format
         network = network.to(self.device).to(memory_format=self.layout)
-        if recipe.sync_bn and group.several:
+        if recipe.sync_bn and world.several:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network
         parallel = (
             DistributedDataParallel(
                 network, device_ids=[self.device] if self.device.type == "cuda" else None
             )
-            if group.several
+            if world.several
             else None
         )
         self.forward: Callable[[Tensor], Tensor] = parallel or network
@@ -288,11 +294,11 @@ class _Run:
         self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.mixer = batches.make_mixer(recipe, len(self.splits.classes))
 
-        cores = (os.cpu_count() or 1) // processes.local_processes()
+        cores = machine.usable_cores() // machine.local_processes()
         workers = min(8, max(1, cores)) if engine.workers is None else engine.workers
         train = self.splits.train
         self.order = batches.Order(
-            len(train), recipe.batch_size, recipe.seed, group.rank, group.size, engine.accumulate
+            len(train), recipe.batch_size, recipe.seed, world.rank, world.size, engine.accumulate
         )
         channels = len(self.preprocess.mean)
         change = batches.augmentation(recipe, self.preprocess.crop)
@@ -302,7 +308,7 @@ class _Run:
             workers,
             pin=self.device.type == "cuda",
         )
-        own = self.splits.val[group.rank :: group.size]
+        own = self.splits.val[world.rank :: world.size]
         self.val_loader = batches.val_loader(own, self.preprocess, part, workers)
 
         # Of each step since the last look the loss, and behind them how many images were right.
@@ -311,7 +317,7 @@ class _Run:
         self.waited = 0.0
 
     def autocast(self) -> torch.autocast:
-        dtype = DTYPES[self.recipe.precision]
+        dtype = machine.DTYPES[self.recipe.precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def go(self) -> Summary:
@@ -343,7 +349,7 @@ class _Run:
             initial=self.step,
             unit="step",
             leave=False,
-            disable=None if self.group.first else True,
+            disable=None if self.world.first else True,
         ) as bar:
             while self.step < steps and code == cli.DONE:
                 self._train_step(parts)
@@ -373,7 +379,7 @@ class _Run:
             self.waited += time.perf_counter() - began
             # From here on chance is a function of the place, so that none of it has to be saved.
             torch.manual_seed(
-                derive_seed(recipe.seed, self.epoch, self.step, self.group.rank, number)
+                derive_seed(recipe.seed, self.epoch, self.step, self.world.rank, number)
             )
             labels = labels.to(self.device, non_blocking=True)
             images = self.preprocess.normalise(pixels.to(self.device, non_blocking=True))
@@ -406,18 +412,18 @@ class _Run:
         """
         count = len(self.rates)
         here = torch.cat([self.seen.cpu(), torch.tensor([self.waited])])
-        values = self.group.total(here).tolist()
-        losses = [value / self.group.size for value in values[:count]]
+        values = self.world.total(here).tolist()
+        losses = [value / self.world.size for value in values[:count]]
         first = self.step - count
         for step, (rate, loss) in enumerate(zip(self.rates, losses, strict=True), first):
             if not math.isfinite(loss):
                 raise DivergedError(self._divergence(f"The loss is {loss}", step, rate))
-        if self.group.first:
+        if self.world.first:
             rows = zip(range(first + 1, self.step + 1), self.rates, losses, strict=True)
             self.steps_log.write([(self.epoch + 1, *row) for row in rows])
         self.totals["loss"] += sum(losses)
         self.totals["correct"] += values[-2]
-        self.totals["waiting"] += values[-1] / self.group.size
+        self.totals["waiting"] += values[-1] / self.world.size
         self.rates.clear()
         self.seen.zero_()
         self.waited = 0.0
@@ -437,13 +443,13 @@ class _Run:
         """Validate, write the tables, save."""
         network = self.network if self.ema is None else self.ema.module
         # The norms of each process have seen other images: all validate with the first one's.
-        self.group.spread(network.buffers())
+        self.world.spread(network.buffers())
         with self.autocast():
             own = evaluate(
                 network, self.val_loader, normalise=self.preprocess.normalise, device=self.device
             )
         counts = [own.images, own.correct1, own.correct5, own.loss * own.images]
-        images, right1, right5, loss = self.group.total(torch.tensor(counts)).tolist()
+        images, right1, right5, loss = self.world.total(torch.tensor(counts)).tolist()
         if not math.isfinite(loss):
             steps = self.order.steps
             rate = learning_rate(self.recipe, self.epoch, steps - 1, steps)
@@ -469,12 +475,12 @@ class _Run:
         self.epoch, self.step = self.epoch + 1, 0
         self.totals |= {"loss": 0.0, "correct": 0.0, "waiting": 0.0, "seconds": 0.0}
         self._save(better)
-        if self.group.first:
+        if self.world.first:
             self._show(row)
 
     def _save(self, best: bool = False) -> None:
         """Write ``last.pt``, and ``best.pt`` before it, in the first process alone."""
-        self.group.on_first(lambda: self._write(best))
+        self.world.on_first(lambda: self._write(best))
 
     def _write(self, best: bool) -> None:
         network = self.network if self.ema is None else self.ema.module
@@ -510,7 +516,7 @@ class _Run:
         rest = {
             "position": {"epoch": self.epoch, "step": self.step},
             "totals": self.totals | {"before": self._seconds()},
-            "processes": {"size": self.group.size, "accumulate": self.engine.accumulate},
+            "processes": {"size": self.world.size, "accumulate": self.engine.accumulate},
             "training": training,
         }
         write_state(self.output / "last.pt", about | rest)
@@ -526,11 +532,11 @@ class _Run:
             self.ema.load_state_dict(training["ema"])
         self.epoch, self.step = state["position"]["epoch"], state["position"]["step"]
         self.history, self.totals = state["history"], state["totals"]
-        if self.group.first:
+        if self.world.first:
             done = self.epoch >= self.recipe.epochs
             place = f"step {self.step + 1} of epoch {self.epoch + 1}"
             _tell("The run is complete." if done else f"Going on with {place}.")
-            now = {"size": self.group.size, "accumulate": self.engine.accumulate}
+            now = {"size": self.world.size, "accumulate": self.engine.accumulate}
             if changed := differences(state["processes"], now):
                 _tell(f"Not bit for bit what the run would have been: processes {changed}.")
 
@@ -562,7 +568,7 @@ class _Run:
             images_per_second=self.history[-1]["images_per_second"] if tops else None,
             exit_code=code,
         )
-        if self.group.first:
+        if self.world.first:
             self._write_summary(summary)
         return summary
 
@@ -577,10 +583,10 @@ class _Run:
             "waiting_percent": self.history[-1]["waiting_percent"] if self.history else None,
             **self.identity,
             "parameters": sum(p.numel() for p in self.network.parameters()),
-            "processes": self.group.size,
+            "processes": self.world.size,
             "accumulate": self.engine.accumulate,
             "recipe": self._recipe(),
-            "versions": watch.versions(self.device),
+            "versions": machine.versions() | {"device": machine.describe(self.device)},
         }
         cli.write_json(self.output / "summary.json", content)
 
@@ -678,6 +684,8 @@ exit codes: 0 done, 1 failed, 2 wrong usage or bad input; saved and left early: 
 130 interrupted, 143 terminated. The same command goes on where a run was left.
 """
 
+CURE = "Run the same command again to go on from the last save."
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("pyconv-train", "Train a network on labelled images.", EXAMPLES)
@@ -702,13 +710,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(argv: Sequence[str] | None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(argv)
     recipe = cli.read_fields(args, RECIPES[args.recipe])
     engine = cli.read_fields(args, Engine())
     count = _processes(args.nproc_per_node, engine.device)
     if count > 1:
-        return processes.launch(main, argv, count, engine.device)
+        return launch(main, argv, count, CURE)
     try:
         summary = train(
             args.data,
@@ -720,9 +727,6 @@ def _command(argv: Sequence[str] | None) -> int:
             freeze=args.freeze,
             resume=args.resume,
         )
-    except SharedError as failure:  # the first process says what it was
-        wrong = isinstance(failure.__cause__, (ValueError, FileNotFoundError))
-        return cli.WRONG if wrong else cli.FAILED
     except DivergedError as error:
         raise OSError(error) from error
     if os.environ.get("RANK", "0") == "0":
@@ -734,7 +738,7 @@ def _command(argv: Sequence[str] | None) -> int:
 
 def _processes(wanted: str | None, device: str | None) -> int:
     """How many processes to start, 1 for none but this one."""
-    if wanted is None or "WORLD_SIZE" in os.environ:
+    if wanted is None or is_started():
         return 1
     gpus = torch.cuda.device_count()
     if wanted == "gpu":
@@ -743,7 +747,7 @@ def _processes(wanted: str | None, device: str | None) -> int:
         return gpus
     if not wanted.isdecimal() or int(wanted) < 1:
         raise ValueError(f"--nproc-per-node {wanted!r} must be a number or gpu.")
-    if processes.default_device(device).type == "cuda" and int(wanted) > gpus:
+    if machine.choose_device(device).type == "cuda" and int(wanted) > gpus:
         raise ValueError(
             f"--nproc-per-node {wanted}: there are {gpus} GPUs. Start one process per GPU."
         )
