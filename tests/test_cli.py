@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from pyconv.cli import write_json
 
 COMMANDS = {
     "pyconv-eval": "pyconv.evaluate",
@@ -66,12 +63,3 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
-
-
-def test_a_result_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
-    write_json(file, {"images": 1})
-    with pytest.raises(TypeError):
-        write_json(file, {"images": object()})
-    assert file.read_text("utf-8") == '{\n  "images": 1\n}\n'
-    assert list(tmp_path.iterdir()) == [file]

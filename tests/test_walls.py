@@ -21,8 +21,9 @@ BELOW = {
         "architectures": "",
         "lowering": "",
         "layers": "lowering",
+        "files": "",
         "imagenet": "",
-        "download": "",
+        "download": "files",
         "checkpoint": "",
         "cli": "",
         "resnet": "architectures layers",
@@ -31,21 +32,21 @@ BELOW = {
         "optimize": "layers lowering",
         "models": "architectures checkpoint resnet weights",
         "store": "architectures checkpoint download resnet weights",
-        "manage": "cli download models store weights",
+        "manage": "cli download files models store weights",
         "layouts": "imagenet",
         "data": "layouts weights",
         "metrics": "data",
         "report": "",
         "machine": "",
         "distributed": "cli machine",
-        "evaluate": "checkpoint cli data distributed layouts machine metrics models report store "
-        "weights",
+        "evaluate": "checkpoint cli data distributed files layouts machine metrics models "
+        "report store weights",
         "recipe": "",
         "batches": "data layouts recipe",
-        "state": "checkpoint",
-        "watch": "state",
-        "train": "batches checkpoint cli data distributed evaluate machine models recipe resnet "
-        "state watch weights",
+        "state": "checkpoint files",
+        "watch": "files",
+        "train": "batches checkpoint cli data distributed evaluate files machine models recipe "
+        "resnet state watch weights",
     }.items()
 }
 
@@ -83,7 +84,7 @@ DOWNLOAD = [f"download/{path.stem}" for path in (ROOT / "download").glob("*.py")
 
 
 @pytest.mark.parametrize(
-    "module", ["architectures", "weights", "imagenet/__init__", "cli", "recipe", *DOWNLOAD]
+    "module", ["architectures", "weights", "imagenet/__init__", "cli", "files", "recipe", *DOWNLOAD]
 )
 def test_data_and_download_know_nothing_of_torch(module: str) -> None:
     assert not imports(module)[1] & {"torch", "torchvision"}

@@ -1,15 +1,12 @@
-"""The frame that the commands share: exit codes, one-line failures, result files."""
+"""The frame that the commands share: exit codes, one-line failures."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -35,8 +32,6 @@ __all__ = [
     "read_fields",
     "run",
     "say",
-    "write_json",
-    "write_text",
 ]
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -139,18 +134,3 @@ def say(text: str) -> None:
     """Print a result on stdout."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a result file whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

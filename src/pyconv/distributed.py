@@ -167,7 +167,7 @@ def joined(
             raise
         raise LostProcessError("another process of this run is gone, so this one ends") from error
     finally:
-        # After a failure NCCL might wait for others who are gone; gloo must not be left to the exit.
+        # After a failure NCCL might wait for others that are gone; gloo cannot be left to the exit.
         if meets and (ended or device.type == "cpu"):
             dist.destroy_process_group()
 

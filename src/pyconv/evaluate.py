@@ -28,6 +28,7 @@ from tqdm import tqdm
 from . import checkpoint, cli, machine, report, store
 from .data import Batch, Preprocess, make_loader
 from .distributed import World, is_started, joined, launch, noting
+from .files import write_json, write_text
 from .layouts import ImageList, find_images
 from .metrics import Metrics, Tally, merge
 from .models import WEIGHTS, get_model, resolve_weights
@@ -439,12 +440,12 @@ def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Na
     if (advice := report.hint(result)) is not None:
         sys.stderr.write(f"{advice}\n")
     if args.json is not None:
-        cli.write_json(args.json, result)
+        write_json(args.json, result)
     if args.csv is not None:
         report.append_csv(args.csv, result)
     if args.predictions is not None:
         text = report.predictions_csv(job.images.samples, metrics.predictions, job.images.classes)
-        cli.write_text(args.predictions, text)
+        write_text(args.predictions, text)
 
 
 def _announce(images: ImageList) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from . import cli, store
 from .download import DownloadError, read_record
-from .download.record import read_json, write_json
+from .download.record import read_json
+from .files import write_json
 from .models import WEIGHTS
 from .weights import WeightsEnum
 
@@ -205,7 +206,7 @@ def _command(argv: Sequence[str] | None) -> int:
         parser.error("give either names of weights or --all")
     code, rows = args.act(args)
     if args.json is not None:
-        cli.write_json(args.json, {"weights": rows})
+        write_json(args.json, {"weights": rows})
     return int(code)
 
 

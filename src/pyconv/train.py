@@ -32,6 +32,7 @@ from .batches import Splits, derive_seed
 from .data import Preprocess
 from .distributed import SIGNALS, Stop, World, is_started, joined, launch, noting
 from .evaluate import evaluate
+from .files import write_json
 from .models import WEIGHTS, get_model
 from .recipe import PAPER, RECIPES, Recipe, differences, flag, learning_rate, part_size
 from .resnet import ResNet
@@ -588,7 +589,7 @@ class _Run:
             "recipe": self._recipe(),
             "versions": machine.versions() | {"device": machine.describe(self.device)},
         }
-        cli.write_json(self.output / "summary.json", content)
+        write_json(self.output / "summary.json", content)
 
     def close(self) -> None:
         self.lock.release()

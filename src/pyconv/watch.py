@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .state import replacing
+from .files import replacing
 
 __all__ = ["Board", "StepLog", "draw_curves", "write_table"]
 
