@@ -36,17 +36,20 @@ BELOW = {
         "layouts": "imagenet",
         "data": "layouts weights",
         "metrics": "data",
-        "report": "",
+        "report": "metrics weights",
+        "memory": "",
         "machine": "",
         "distributed": "cli machine",
-        "evaluate": "checkpoint cli data distributed files layouts machine metrics models "
+        "evaluate": "checkpoint cli data distributed files layouts machine memory metrics models "
         "report store weights",
         "recipe": "",
         "batches": "data layouts recipe",
         "state": "checkpoint files",
         "watch": "files",
-        "train": "batches checkpoint cli data distributed evaluate files machine models recipe "
-        "resnet state watch weights",
+        "learner": "batches checkpoint data distributed machine models recipe resnet weights",
+        "run": "batches checkpoint cli distributed evaluate files learner machine recipe state "
+        "watch weights",
+        "train": "cli distributed machine recipe run weights",
     }.items()
 }
 

@@ -30,6 +30,7 @@ from .data import Batch, Preprocess, make_loader
 from .distributed import World, is_started, joined, launch, noting
 from .files import write_json, write_text
 from .layouts import ImageList, find_images
+from .memory import Halving
 from .metrics import Metrics, Tally, merge
 from .models import WEIGHTS, get_model, resolve_weights
 from .weights import PyConvResNet50_Weights, PyConvResNetTiny_Weights, WeightsEnum, sample_file
@@ -38,48 +39,8 @@ __all__ = ["Metrics", "evaluate", "main"]
 
 T = TypeVar("T")
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, MPS, the CPU
 PATIENCE = datetime.timedelta(days=1)  # of fast processes with slow ones
 NAMED = 10  # unreadable images that each process names on the screen; --json names all
-
-
-class _Halving:
-    """Calls a model on images, in halves, quarters, ... of the batch once memory has run out."""
-
-    def __init__(self, model: Callable[[Tensor], Tensor], fixed: int | None) -> None:
-        self.model, self.fixed = model, fixed
-        self.limit = fixed  # images at once, if there is one
-
-    def __call__(self, images: Tensor) -> Tensor:
-        while True:
-            size = min(len(images), self.limit or len(images))
-            try:
-                return torch.cat([self._part(part) for part in images.split(size)])
-            except RuntimeError as error:
-                if not any(sign in str(error) for sign in NO_MEMORY):
-                    raise
-            # Outside of the except block, where the error no longer holds the tensors.
-            self._halve(size, images.device)
-
-    def _part(self, images: Tensor) -> Tensor:
-        if self.fixed is None:
-            return self.model(images)
-        missing = (self.limit or self.fixed) - len(images)
-        return self.model(F.pad(images, (0, 0) * 3 + (0, missing)))[: len(images)]
-
-    def _halve(self, size: int, device: torch.device) -> None:
-        if size == 1:
-            raise ValueError(
-                f"Not even one image fits into the memory of {device}. Use another --device, a "
-                "smaller --crop or --dtype bfloat16."
-            )
-        self.limit = size // 2
-        tqdm.write(
-            f"Memory ran out with {size} images at once; going on with {self.limit}.",
-            file=sys.stderr,
-        )
-        if device.type != "cpu":
-            torch.accelerator.empty_cache()
 
 
 def _one_behind(items: Iterable[T]) -> Iterator[T]:
@@ -139,7 +100,7 @@ def evaluate(
     model.to(device).eval()
     dtype = dtype or _model_dtype(model)
     ready = normalise or (lambda x: x)
-    run = _Halving(lambda x: model(ready(x).to(dtype)).float(), fixed_batch)
+    run = Halving(lambda x: model(ready(x).to(dtype)).float(), fixed_batch)
     tally, start = Tally(), time.perf_counter()
 
     def scored(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor, Tensor, int]]:
@@ -286,36 +247,6 @@ def _prepare(job: Job, engine: Engine) -> nn.Module:
     return model
 
 
-def _provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
-    """The hash of the weights, and how far they are trusted."""
-    if isinstance(weights, Path):
-        return {"sha256": _sha256(weights), "trust": "a file of the user's"}
-    if weights.file_id is None:
-        path = sample_file(f"{weights.value.model}.pth")
-        return {"sha256": _sha256(path), "trust": "comes with the library"}
-    record = store.published_record(weights)
-    if record is None:
-        return {"sha256": None, "trust": None}
-    return {"sha256": record.sha256, "trust": record.trust}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _published(job: Job, metrics: Metrics) -> dict[str, Any] | None:
-    """The authors' figure beside this one, where they gave one for these pixels."""
-    if not isinstance(job.weights, WeightsEnum) or job.weights.file_id is None:
-        return None
-    crop = job.preprocess.crop
-    claimed = job.weights.meta["acc@1 by crop"].get(crop)
-    return None if claimed is None else report.compare(metrics.top1, metrics.images, claimed, crop)
-
-
 def _result(
     job: Job, engine: Engine, metrics: Metrics, args: argparse.Namespace, world: World
 ) -> dict[str, Any]:
@@ -325,12 +256,12 @@ def _result(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "model": job.name,
         "weights": str(job.weights),
-        "weights_file": _provenance(job.weights),
+        "weights_file": store.provenance(job.weights),
         "data": str(args.data or "the sample"),
         "finding": job.images.finding,
         **metrics.as_dict(),
         "skipped": [str(path) for path in job.images.skipped],
-        "published": _published(job, metrics),
+        "published": report.published(metrics, job.weights, job.preprocess.crop),
         "preprocessing": asdict(job.preprocess) | {"decoder": decoder},
         "device": machine.describe(engine.device),
         "dtype": args.dtype,
@@ -345,19 +276,8 @@ def _result(
         "per_class": report.class_rows(metrics.per_class, job.images.classes),
     }
     if job.record is not None:
-        result |= {"on_record": job.record, "agrees": agrees(job.record, metrics)}
+        result |= {"on_record": job.record, "agrees": report.agrees(job.record, metrics)}
     return result
-
-
-def agrees(record: dict[str, Any], metrics: Metrics) -> bool:
-    """Whether the counts are those on record, but for one image in a thousand.
-
-    Processors add up in different orders, so an image on the border of two classes may fall to
-    either side; a wrong file, label or preprocessing moves many.
-    """
-    slack = metrics.images // 1000
-    counts = ((record["correct1"], metrics.correct1), (record["correct5"], metrics.correct5))
-    return metrics.images == int(record["images"]) and all(abs(a - b) <= slack for a, b in counts)
 
 
 EXAMPLES = """\
@@ -498,7 +418,7 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
     world.on_first(lambda: _write(job, _result(job, engine, metrics, args, world), metrics, args))
     if metrics.partial:
         return cli.INTERRUPTED
-    return cli.DONE if job.record is None or agrees(job.record, metrics) else cli.FAILED
+    return cli.DONE if job.record is None or report.agrees(job.record, metrics) else cli.FAILED
 
 
 def _fingerprint(images: ImageList) -> str:
