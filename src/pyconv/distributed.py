@@ -43,6 +43,7 @@ __all__ = [
 TIME_LIMIT, TERMINATED = 124, 143  # as timeout(1) and shells report them
 SIGNALS = {signal.SIGINT: cli.INTERRUPTED, signal.SIGTERM: TERMINATED}
 MEETING = "PYCONV_MEETING"  # in the environment of launched processes: the file where they meet
+CPU = torch.device("cpu")
 GRACE = 10.0  # seconds that the others have to end by themselves once one has failed
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ class World:
         if not self.several:
             return act()
         outcome: list[Any] = list(_attempt(act)) if self.first else [None, None]
-        dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(outcome, src=0, device=CPU)
         self._agree(outcome[1])
         result: T = outcome[0]
         return result
@@ -140,10 +141,7 @@ def is_started() -> bool:
 
 
 @contextmanager
-def joined(
-    device: torch.device = torch.device("cpu"),  # noqa: B008  # immutable
-    patience: timedelta | None = None,
-) -> Iterator[World]:
+def joined(device: torch.device = CPU, patience: timedelta | None = None) -> Iterator[World]:
     """Meet the other processes that were started, if any.
 
     Args:
