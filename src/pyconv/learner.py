@@ -159,7 +159,7 @@ class Learner:
         self.waited = 0.0  # seconds for images, since whoever counts set it to 0
 
     @property
-    def best_network(self) -> nn.Module:
+    def averaged(self) -> nn.Module:
         """The network to use: the averaged one where the recipe averages."""
         if self.ema is None:
             return self.network

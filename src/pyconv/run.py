@@ -273,7 +273,7 @@ class Run:
 
     def _end_epoch(self) -> None:
         """Validate, write the tables, save."""
-        network = self.learner.best_network
+        network = self.learner.averaged
         # The norms of each process have seen other images: all validate with the first one's.
         self.world.spread(network.buffers())
         with self.learner.autocast():
@@ -324,7 +324,7 @@ class Run:
         images = self.preprocess
         about = {
             "format": FORMAT,
-            "state_dict": self.learner.best_network.state_dict(),
+            "state_dict": self.learner.averaged.state_dict(),
             "classes": list(self.splits.classes),
             "images": {
                 "crop": images.crop,
