@@ -165,7 +165,7 @@ def joined(device: torch.device = CPU, patience: timedelta | None = None) -> Ite
             raise
         raise LostProcessError("another process of this run is gone, so this one ends") from error
     finally:
-        # After a failure NCCL might wait for others that are gone; gloo cannot be left to the exit.
+        # After a failure NCCL may wait for others that are gone; gloo's threads may abort the exit.
         if meets and (ended or device.type == "cpu"):
             dist.destroy_process_group()
 
