@@ -27,8 +27,9 @@ from torch.nn import functional as F
 
 from pyconv import get_model
 from pyconv.layers import PyConv2d
+from pyconv.learner import make_optimizer
 from pyconv.recipe import Recipe
-from pyconv.train import Engine, make_optimizer, train
+from pyconv.train import Engine, train
 
 
 class PlainPyramid(nn.Module):

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from pyconv.cli import write_json
 
 COMMANDS = {
     "pyconv-eval": "pyconv.evaluate",
@@ -68,24 +63,3 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
-
-
-@pytest.mark.skipif(os.name == "nt", reason="pipes are those of Unix")
-def test_a_link_or_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    (tmp_path / "link").symlink_to(tmp_path / "pipe")
-    for name in ("pipe", "link"):
-        write_json(tmp_path / name, {"a": 1})
-        assert json.loads(os.read(reader, 100)) == {"a": 1}
-    os.close(reader)
-    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
-
-
-def test_a_result_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
-    write_json(file, {"images": 1})
-    with pytest.raises(TypeError):
-        write_json(file, {"images": object()})
-    assert file.read_text("utf-8") == '{\n  "images": 1\n}\n'
-    assert list(tmp_path.iterdir()) == [file]

@@ -22,8 +22,9 @@ from photos import one_thread  # noqa: F401
 from PIL import Image
 
 from pyconv import imagenet, resnet18
-from pyconv.evaluate import agrees, main
+from pyconv.evaluate import main
 from pyconv.metrics import Metrics
+from pyconv.report import agrees
 from pyconv.weights import PyConvResNetTiny_Weights
 
 IMAGES = photos.photos(imagenet.synsets())  # 23, which neither 2 nor 3 divides

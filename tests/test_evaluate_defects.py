@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 from pyconv import pyconvresnet_tiny
 from pyconv.data import find_images, make_loader
 from pyconv.distributed import World
-from pyconv.evaluate import _one_behind, evaluate, main, own_device
+from pyconv.evaluate import _one_behind, evaluate, main
 from pyconv.metrics import Tally, merge
 from pyconv.weights import PyConvResNetTiny_Weights
 
@@ -121,12 +121,6 @@ def test_counts_are_those_of_all_processes(data: Path, state: dict[str, torch.Te
         alone.per_class,
     )
     assert shared.loss == pytest.approx(alone.loss)
-
-
-def test_each_process_has_its_own_gpu() -> None:
-    assert [own_device("cuda", rank, 4).index for rank in range(4)] == [0, 1, 2, 3]
-    assert own_device("cuda:1", 3, 4).index == 1
-    assert own_device("cpu", 3, 4) == torch.device("cpu")
 
 
 def test_a_batch_is_read_only_after_the_next_has_been_started() -> None:

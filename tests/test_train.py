@@ -29,11 +29,11 @@ from train_fixtures import (
     weights_of,
 )
 
-from pyconv import checkpoint, get_model
+from pyconv import batches, checkpoint, get_model
 from pyconv.data import Preprocess
 from pyconv.evaluate import evaluate
 from pyconv.recipe import AUGMENT, PAPER, Recipe
-from pyconv.train import DivergedError, Engine, Summary, batches, main, train
+from pyconv.train import DivergedError, Engine, Summary, main, train
 
 TINY = "pyconvresnet_tiny"
 RECIPE = dataclasses.replace(
@@ -288,9 +288,7 @@ def test_two_runs_never_write_into_one_folder(
 ) -> None:
     from filelock import FileLock
 
-    from pyconv import train as module
-
-    monkeypatch.setattr(module, "LOCK_WAIT", 0)
+    monkeypatch.setattr("pyconv.run.LOCK_WAIT", 0)
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="Another run is writing"):
         go(tree, tmp_path)
 

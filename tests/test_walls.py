@@ -21,8 +21,9 @@ BELOW = {
         "architectures": "",
         "lowering": "",
         "layers": "lowering",
+        "files": "",
         "imagenet": "",
-        "download": "",
+        "download": "files",
         "checkpoint": "",
         "cli": "",
         "resnet": "architectures layers",
@@ -31,20 +32,24 @@ BELOW = {
         "optimize": "layers lowering",
         "models": "architectures checkpoint resnet weights",
         "store": "architectures checkpoint download resnet weights",
-        "manage": "cli download models store weights",
+        "manage": "cli download files models store weights",
         "layouts": "imagenet",
         "data": "layouts weights",
         "metrics": "data",
-        "report": "",
-        "distributed": "cli",
-        "evaluate": "checkpoint cli data distributed layouts metrics models report store weights",
+        "report": "metrics weights",
+        "memory": "",
+        "machine": "",
+        "distributed": "cli machine",
+        "evaluate": "checkpoint cli data distributed files layouts machine memory metrics models "
+        "report store weights",
         "recipe": "",
         "batches": "data layouts recipe",
-        "state": "checkpoint",
-        "processes": "cli",
-        "watch": "state",
-        "train": "batches checkpoint cli data evaluate models processes recipe resnet state watch "
-        "weights",
+        "state": "checkpoint files",
+        "watch": "files",
+        "learner": "batches checkpoint data distributed machine models recipe resnet weights",
+        "run": "batches checkpoint cli distributed evaluate files learner machine recipe state "
+        "watch weights",
+        "train": "cli distributed machine recipe run weights",
     }.items()
 }
 
@@ -82,7 +87,7 @@ DOWNLOAD = [f"download/{path.stem}" for path in (ROOT / "download").glob("*.py")
 
 
 @pytest.mark.parametrize(
-    "module", ["architectures", "weights", "imagenet/__init__", "cli", "recipe", *DOWNLOAD]
+    "module", ["architectures", "weights", "imagenet/__init__", "cli", "files", "recipe", *DOWNLOAD]
 )
 def test_data_and_download_know_nothing_of_torch(module: str) -> None:
     assert not imports(module)[1] & {"torch", "torchvision"}

@@ -1,15 +1,12 @@
-"""The frame that the commands share: exit codes, one-line failures, result files."""
+"""The frame that the commands share: exit codes, one-line failures."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -30,15 +27,15 @@ __all__ = [
     "INTERRUPTED",
     "WRONG",
     "add_fields",
+    "exit_code",
     "parser",
     "read_fields",
     "run",
     "say",
-    "write_json",
-    "write_text",
 ]
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)  # of the user
 
 Row = TypeVar("Row", bound="DataclassInstance")
 
@@ -123,33 +120,17 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{prog}: interrupted.\n")
         return INTERRUPTED
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"{prog}: {error}\n")
-        return WRONG
-    except OSError as error:
-        sys.stderr.write(f"{prog}: {error}\n")
-        return FAILED
+        return exit_code(error)
+
+
+def exit_code(error: Exception) -> int:
+    """What a command leaves with after a failure."""
+    return WRONG if isinstance(error, MISTAKES) else FAILED
 
 
 def say(text: str) -> None:
     """Print a result on stdout."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a result file whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
-        path.write_text(text, encoding="utf-8")  # such as /dev/null, which is not to be replaced
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,28 +1,64 @@
-"""Processes that share one job: who each is, how they agree, how one machine starts them."""
+"""Processes that share one job: how they start, meet, agree, stop, and end together.
+
+The means are PyTorch's own (torch.distributed, torch.multiprocessing); a job in one process needs
+none of them and takes the same path.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from . import cli
+from .machine import local_processes, usable_cores
 
-__all__ = ["World", "interruptible", "join_world", "launch", "usable_cores"]
+__all__ = [
+    "SIGNALS",
+    "LostProcessError",
+    "SharedError",
+    "Stop",
+    "World",
+    "is_started",
+    "joined",
+    "launch",
+    "noting",
+]
+
+TIME_LIMIT, TERMINATED = 124, 143  # as timeout(1) and shells report them
+SIGNALS = {signal.SIGINT: cli.INTERRUPTED, signal.SIGTERM: TERMINATED}
+MEETING = "PYCONV_MEETING"  # in the environment of launched processes: the file where they meet
+CPU = torch.device("cpu")
+GRACE = 10.0  # seconds that the others have to end by themselves once one has failed
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=1)  # for the slowest; a process that dies is noticed at once
-GRACE = 10.0  # seconds that the others have to end by themselves once one has failed
+
+class LostProcessError(ConnectionError):
+    """Another process of the job is gone."""
+
+
+class SharedError(SystemExit):
+    """A process failed with ``__cause__``: the first one says so, the others leave in silence."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cli.exit_code(cause))
+        self.__cause__ = cause
 
 
 @dataclass(frozen=True)
@@ -31,117 +67,253 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among the processes of this machine
+
+    @property
+    def several(self) -> bool:
+        return self.size > 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks, on every one of them."""
-        values: list[T | None] = [value]
-        if self.size > 1:
+        values: list[Any] = [value]
+        if self.several:
             values = [None] * self.size
             dist.all_gather_object(values, value)
-        return values  # type: ignore[return-value]  # every place has been filled
+        return values
 
-    def together(self, action: Callable[[], T]) -> T:
-        """Do something on every process; if it fails on one, all stop and the first rank says why.
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes, on the CPU in float64."""
+        values = values.detach().double().cpu()
+        if self.several:
+            dist.all_reduce(values)
+        return values
+
+    def spread(self, tensors: Iterator[Tensor]) -> None:
+        """Give every process the first one's values."""
+        if self.several:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)
+
+    def on_first(self, act: Callable[[], T]) -> T:
+        """Act in the first process alone, and give every process the result.
 
         Raises:
-            ValueError: on the first rank, with what went wrong.
-            SystemExit: on the others.
+            SharedError: if it fails; the first process raises what it failed with.
         """
-        result, error = None, None
-        try:
-            result = action()
-        except (ValueError, OSError) as failure:
-            error = failure
-        problems = self.gather(None if error is None else str(error))
-        first = next((problem for problem in problems if problem is not None), None)
-        if first is None:
-            return result  # type: ignore[return-value]  # nothing failed
-        if self.rank > 0:
-            sys.exit(cli.WRONG)
-        raise error or ValueError(first)
+        if not self.several:
+            return act()
+        outcome: list[Any] = list(_attempt(act)) if self.first else [None, None]
+        dist.broadcast_object_list(outcome, src=0, device=CPU)
+        self._agree(outcome[1])
+        result: T = outcome[0]
+        return result
+
+    def on_all(self, act: Callable[[], T]) -> T:
+        """Act in every process; if one fails, all do.
+
+        Raises:
+            SharedError: if one fails; the first process raises what the first of them failed with.
+        """
+        result, failure = _attempt(act)
+        failures = [each for each in self.gather(failure) if each is not None]
+        self._agree(failure or next(iter(failures), None))
+        return result  # type: ignore[return-value]  # nothing failed
+
+    def _agree(self, failure: Exception | None) -> None:
+        if failure is not None:
+            raise failure if self.first else SharedError(failure)
+
+
+def _attempt(act: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return act(), None
+    except Exception as error:
+        return None, error
+
+
+def is_started() -> bool:
+    """Whether :func:`launch`, torchrun or the like has started this process."""
+    return "WORLD_SIZE" in os.environ
 
 
 @contextmanager
-def join_world() -> Iterator[World]:
-    """Meet the other processes that torchrun, or :func:`launch`, has started."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World()
-        return
-    # Only a few counts are exchanged, so gloo serves whatever device computes.
-    dist.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
-    finally:
-        dist.destroy_process_group()
+def joined(device: torch.device = CPU, patience: timedelta | None = None) -> Iterator[World]:
+    """Meet the other processes that were started, if any.
 
+    Args:
+        device: What tensors are exchanged from.
+        patience: How long to wait for the slowest; default PyTorch's. That a process has died is
+            noticed at once.
 
-def launch(module: str, argv: Sequence[str], processes: int) -> int:
-    """Run ``python -m module`` in several processes on this machine, as torchrun would.
-
-    Returns:
-        0 if all end well, else the first other exit code.
+    Raises:
+        LostProcessError: if the connection to another process breaks inside.
     """
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here, no rank need host it
-    }
-    shared.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
-    children: list[subprocess.Popen[bytes]] = []
+    meets = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if meets:
+        _meet(device, patience)
+    ended = False
     try:
-        for rank in range(processes):
-            children.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", module, *argv],
-                    env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    start_new_session=True,  # Ctrl-C comes here, and is passed on once
-                )
-            )
-        return _watch(children)
+        several = dist.is_initialized()
+        yield World(dist.get_rank(), dist.get_world_size()) if several else World()
+        ended = True
+    except RuntimeError as error:
+        if not dist.is_initialized() or not _is_connection(error):
+            raise
+        raise LostProcessError("another process of this run is gone, so this one ends") from error
     finally:
-        for child in children:
-            child.terminate()  # nothing happens to one that has ended
-            child.wait()
+        # After a failure NCCL may wait for others that are gone; gloo's threads may abort the exit.
+        if meets and (ended or device.type == "cpu"):
+            dist.destroy_process_group()
 
 
-def _watch(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all, or a little for the rest once one has failed; pass interruptions on."""
-    deadline = float("inf")
-    while True:
-        try:
-            codes = [child.poll() for child in children]
-            bad = [code for code in codes if code]
-            if None not in codes or time.monotonic() > deadline:
-                return bad[0] if bad and bad[0] > 0 else cli.FAILED if bad else cli.DONE
-            if any(code != cli.INTERRUPTED for code in bad):
-                deadline = min(deadline, time.monotonic() + GRACE)
-            time.sleep(0.05)
-        except KeyboardInterrupt:
-            for child in children:
-                child.send_signal(signal.SIGINT)
+def _meet(device: torch.device, patience: timedelta | None) -> None:
+    """Meet the other processes, as RANK and WORLD_SIZE say."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        init_method=os.environ.get(MEETING),
+        timeout=patience,
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable_cores() // local_processes()))
+
+
+def _is_connection(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or "gloo" in text or "nccl" in text
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within, a first Ctrl-C is only noted, for a loop to ask after; a second one interrupts."""
-    came = False
-
-    def note(number: int, frame: object) -> None:
-        nonlocal came
-        came = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
+def handling(
+    numbers: Sequence[signal.Signals], act: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Within, signals do something else than before; Python allows it in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, act) for number in numbers}
     try:
-        yield lambda: came
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def noting(*numbers: signal.Signals) -> Iterator[list[signal.Signals]]:
+    """Within, a first signal is only noted, in the list; a second one has its usual effect."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    noted: list[signal.Signals] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(signal.Signals(number))
+        signal.signal(number, before[noted[-1]])
+
+    with handling(numbers, note):
+        yield noted
+
+
+class Stop:
+    """The wish to stop, of any process: a signal, a time limit, or the end of who started it.
+
+    ``seconds`` counts from the construction.
+    """
+
+    def __init__(
+        self, world: World, noted: Sequence[signal.Signals], seconds: float | None = None
+    ) -> None:
+        self.world, self.noted = world, noted
+        self.end = None if seconds is None else time.monotonic() + seconds
+        self.parent = os.getppid()
+        self.flag: Tensor | None = None
+        self.pending: Any = None
+
+    def _own(self) -> int:
+        if self.noted:
+            return SIGNALS[self.noted[0]]
+        if self.end is not None and time.monotonic() >= self.end:
+            return TIME_LIMIT
+        return TERMINATED if self.world.several and os.getppid() != self.parent else 0
+
+    def agreed(self) -> int:
+        """The exit code that all processes leave with after this step, or 0 to go on.
+
+        Every process calls it once a step. Nobody waits for it: what is returned is what was
+        known to any process at the step before, so all leave after the same step.
+        """
+        if not self.world.several:
+            return self._own()
+        code = self.settle()
+        if not code:
+            self.flag = torch.tensor(self._own())
+            self.pending = dist.all_reduce(self.flag, dist.ReduceOp.MAX, async_op=True)
+        return code
+
+    def settle(self) -> int:
+        """Finish the exchange under way; what it says."""
+        if self.pending is None or self.flag is None:
+            return 0
+        self.pending.wait()
+        self.pending = None
+        return int(self.flag)
+
+
+def launch(
+    command: Callable[[list[str]], int],
+    argv: Sequence[str] | None,
+    processes: int,
+    cure: str = "Run the same command again.",
+) -> int:
+    """Run a command in several processes of this machine; the exit code of the first that fails.
+
+    Where a process dies the others are ended too. SIGTERM and SIGINT are passed on, so that all
+    can leave in order.
+
+    Raises:
+        LostProcessError: if a signal ended one of them; it says the ``cure``.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = (Path(folder) / "meeting").as_uri()
+        context = start_processes(
+            _child, (command, words, processes, meeting), processes, join=False
+        )
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            for process in context.processes:
+                if process.is_alive() and process.pid is not None:
+                    os.kill(process.pid, number)
+
+        with handling(tuple(SIGNALS), pass_on):
+            try:
+                while not context.join(grace_period=GRACE):
+                    pass
+            except ProcessExitedException as error:
+                if error.signal_name is None:
+                    return error.exit_code
+                raise LostProcessError(
+                    f"process {error.error_index} of {processes} was ended by "
+                    f"{error.signal_name}, so all were. {cure}"
+                ) from error
+    return cli.DONE
+
+
+def _child(
+    index: int, command: Callable[[list[str]], int], words: list[str], processes: int, meeting: str
+) -> None:
+    os.environ |= {
+        "RANK": str(index),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_RANK": str(index),
+        "LOCAL_WORLD_SIZE": str(processes),
+        MEETING: meeting,
+    }
+    os.setsid()  # Ctrl-C reaches the launcher alone, which passes it on once
+    raise SystemExit(command(words))

@@ -11,8 +11,7 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
-import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -26,10 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import checkpoint, cli, report, store
+from . import checkpoint, cli, machine, report, store
 from .data import Batch, Preprocess, make_loader
-from .distributed import World, interruptible, join_world, launch, usable_cores
+from .distributed import World, is_started, joined, launch, noting
+from .files import write_result
 from .layouts import ImageList, find_images
+from .memory import Halving
 from .metrics import Metrics, Tally, merge
 from .models import WEIGHTS, get_model, resolve_weights
 from .weights import PyConvResNet50_Weights, PyConvResNetTiny_Weights, WeightsEnum, sample_file
@@ -38,48 +39,8 @@ __all__ = ["Metrics", "evaluate", "main"]
 
 T = TypeVar("T")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, MPS, the CPU
+PATIENCE = datetime.timedelta(days=1)  # of fast processes with slow ones
 NAMED = 10  # unreadable images that each process names on the screen; --json names all
-
-
-class _Halving:
-    """Calls a model on images, in halves, quarters, ... of the batch once memory has run out."""
-
-    def __init__(self, model: Callable[[Tensor], Tensor], fixed: int | None) -> None:
-        self.model, self.fixed = model, fixed
-        self.limit = fixed  # images at once, if there is one
-
-    def __call__(self, images: Tensor) -> Tensor:
-        while True:
-            size = min(len(images), self.limit or len(images))
-            try:
-                return torch.cat([self._part(part) for part in images.split(size)])
-            except RuntimeError as error:
-                if not any(sign in str(error) for sign in NO_MEMORY):
-                    raise
-            # Outside of the except block, where the error no longer holds the tensors.
-            self._halve(size, images.device)
-
-    def _part(self, images: Tensor) -> Tensor:
-        if self.fixed is None:
-            return self.model(images)
-        missing = (self.limit or self.fixed) - len(images)
-        return self.model(F.pad(images, (0, 0) * 3 + (0, missing)))[: len(images)]
-
-    def _halve(self, size: int, device: torch.device) -> None:
-        if size == 1:
-            raise ValueError(
-                f"Not even one image fits into the memory of {device}. Use another --device, a "
-                "smaller --crop or --dtype bfloat16."
-            )
-        self.limit = size // 2
-        tqdm.write(
-            f"Memory ran out with {size} images at once; going on with {self.limit}.",
-            file=sys.stderr,
-        )
-        if device.type != "cpu":
-            torch.accelerator.empty_cache()
 
 
 def _one_behind(items: Iterable[T]) -> Iterator[T]:
@@ -139,7 +100,7 @@ def evaluate(
     model.to(device).eval()
     dtype = dtype or _model_dtype(model)
     ready = normalise or (lambda x: x)
-    run = _Halving(lambda x: model(ready(x).to(dtype)).float(), fixed_batch)
+    run = Halving(lambda x: model(ready(x).to(dtype)).float(), fixed_batch)
     tally, start = Tally(), time.perf_counter()
 
     def scored(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor, Tensor, int]]:
@@ -251,41 +212,18 @@ def _published_like(model: str) -> WeightsEnum:
 
 
 def _engine(args: argparse.Namespace, images: int, world: World) -> Engine:
-    device = _device(args.device, world)
-    dtype = DTYPES[args.dtype]
+    device = machine.choose_device(args.device, shared=True)
+    dtype = machine.DTYPES[args.dtype]
     channels_last = args.channels_last
     if channels_last is None:  # where it is known to be faster
         channels_last = device.type == "cpu" or (device.type == "cuda" and dtype.itemsize == 2)
     workers = args.workers
     if workers is None:  # a worker takes a moment to start, which few images do not repay
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-        workers = min(usable_cores() // here, images // world.size // 2000, 16)
+        cores = machine.usable_cores() // machine.local_processes()
+        workers = min(cores, images // world.size // 2000, 16)
     return Engine(
         device, dtype, channels_last, args.optimize, args.compile, args.batch_size, workers
     )
-
-
-def _device(wanted: str | None, world: World) -> torch.device:
-    """The device of this process.
-
-    Raises:
-        ValueError: if there is no such device here.
-    """
-    found = torch.accelerator.current_accelerator(check_available=True)
-    try:
-        device = own_device(wanted or found or "cpu", world.local_rank, torch.cuda.device_count())
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"There is no device {wanted!r} here. Leave --device out.") from error
-    return device
-
-
-def own_device(device: torch.device | str, local_rank: int, gpus: int) -> torch.device:
-    """Of several GPUs each process takes its own, if none was asked for by number."""
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None and gpus:
-        return torch.device("cuda", local_rank % gpus)
-    return device
 
 
 def _prepare(job: Job, engine: Engine) -> nn.Module:
@@ -309,36 +247,6 @@ def _prepare(job: Job, engine: Engine) -> nn.Module:
     return model
 
 
-def _provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
-    """The hash of the weights, and how far they are trusted."""
-    if isinstance(weights, Path):
-        return {"sha256": _sha256(weights), "trust": "a file of the user's"}
-    if weights.file_id is None:
-        path = sample_file(f"{weights.value.model}.pth")
-        return {"sha256": _sha256(path), "trust": "comes with the library"}
-    record = store.published_record(weights)
-    if record is None:
-        return {"sha256": None, "trust": None}
-    return {"sha256": record.sha256, "trust": record.trust}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _published(job: Job, metrics: Metrics) -> dict[str, Any] | None:
-    """The authors' figure beside this one, where they gave one for these pixels."""
-    if not isinstance(job.weights, WeightsEnum) or job.weights.file_id is None:
-        return None
-    crop = job.preprocess.crop
-    claimed = job.weights.meta["acc@1 by crop"].get(crop)
-    return None if claimed is None else report.compare(metrics.top1, metrics.images, claimed, crop)
-
-
 def _result(
     job: Job, engine: Engine, metrics: Metrics, args: argparse.Namespace, world: World
 ) -> dict[str, Any]:
@@ -348,14 +256,14 @@ def _result(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "model": job.name,
         "weights": str(job.weights),
-        "weights_file": _provenance(job.weights),
+        "weights_file": store.provenance(job.weights),
         "data": str(args.data or "the sample"),
         "finding": job.images.finding,
         **metrics.as_dict(),
         "skipped": [str(path) for path in job.images.skipped],
-        "published": _published(job, metrics),
+        "published": report.published(metrics, job.weights, job.preprocess.crop),
         "preprocessing": asdict(job.preprocess) | {"decoder": decoder},
-        "device": _describe(engine.device),
+        "device": machine.describe(engine.device),
         "dtype": args.dtype,
         "channels_last": engine.channels_last,
         "optimize": engine.optimize,
@@ -364,46 +272,12 @@ def _result(
         "workers": engine.workers,
         "processes": world.size,
         "threads": torch.get_num_threads(),
-        "versions": _versions(),
+        "versions": machine.versions(),
         "per_class": report.class_rows(metrics.per_class, job.images.classes),
     }
     if job.record is not None:
-        result |= {"on_record": job.record, "agrees": agrees(job.record, metrics)}
+        result |= {"on_record": job.record, "agrees": report.agrees(job.record, metrics)}
     return result
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
-    return str(device)
-
-
-def _versions() -> dict[str, str]:
-    import PIL
-    import torchvision
-
-    from . import __version__
-
-    return {
-        "pyconv": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "pillow": PIL.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def agrees(record: dict[str, Any], metrics: Metrics) -> bool:
-    """Whether the counts are those on record, but for one image in a thousand.
-
-    Processors add up in different orders, so an image on the border of two classes may fall to
-    either side; a wrong file, label or preprocessing moves many.
-    """
-    slack = metrics.images // 1000
-    counts = ((record["correct1"], metrics.correct1), (record["correct5"], metrics.correct5))
-    return metrics.images == int(record["images"]) and all(abs(a - b) <= slack for a, b in counts)
 
 
 EXAMPLES = """\
@@ -449,7 +323,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("engine").add_argument
     add("--device", help="default: cuda or mps if there, else cpu")
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    add("--dtype", choices=machine.DTYPES, default="float32", help="default: float32")
     add("--optimize", action="store_true", help="rewrite the network for speed first")
     add("--compile", action="store_true", help="compile the network first")
     add("--channels-last", action=argparse.BooleanOptionalAction, help="default: where faster")
@@ -486,12 +360,12 @@ def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Na
     if (advice := report.hint(result)) is not None:
         sys.stderr.write(f"{advice}\n")
     if args.json is not None:
-        cli.write_json(args.json, result)
+        write_result(args.json, result)
     if args.csv is not None:
         report.append_csv(args.csv, result)
     if args.predictions is not None:
         text = report.predictions_csv(job.images.samples, metrics.predictions, job.images.classes)
-        cli.write_text(args.predictions, text)
+        write_result(args.predictions, text)
 
 
 def _announce(images: ImageList) -> None:
@@ -510,11 +384,10 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
         job = _sample_job() if args.sample else _job(args)
         return job, _engine(args, len(job.images.samples), world)
 
-    job, engine = world.together(prepare)
+    job, engine = world.on_all(prepare)
     if len(set(world.gather(_fingerprint(job.images)))) > 1:
         raise ValueError("The processes see different images. Give them all the same folder.")
-    first = world.rank == 0
-    if first:
+    if world.first:
         _announce(job.images)
     loader = make_loader(
         job.images,
@@ -526,25 +399,26 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
         shard=(world.rank, world.size),
     )
     model = _prepare(job, engine)
-    with interruptible() as stop:
+    with noting(signal.SIGINT) as noted:
+        world.gather(None)  # all begin once all note an interruption
         metrics = evaluate(
             model,
             loader,
             normalise=job.preprocess.normalise,
             device=engine.device,
             dtype=engine.dtype,
-            progress=first,
+            progress=world.first,
             strict=args.strict,
             predictions=args.predictions is not None,
             fixed_batch=engine.batch_size if engine.compile else None,
-            stop=stop,
+            stop=lambda: bool(noted),
             world=world,
         )
-    if first:
-        _write(job, _result(job, engine, metrics, args, world), metrics, args)
+    # The others wait, or whoever started them would hurry the first one.
+    world.on_first(lambda: _write(job, _result(job, engine, metrics, args, world), metrics, args))
     if metrics.partial:
         return cli.INTERRUPTED
-    return cli.DONE if job.record is None or agrees(job.record, metrics) else cli.FAILED
+    return cli.DONE if job.record is None or report.agrees(job.record, metrics) else cli.FAILED
 
 
 def _fingerprint(images: ImageList) -> str:
@@ -554,11 +428,10 @@ def _fingerprint(images: ImageList) -> str:
 
 def _command(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
-    if args.nproc_per_node > 1 and "RANK" not in os.environ:
-        return launch(
-            "pyconv.evaluate", sys.argv[1:] if argv is None else argv, args.nproc_per_node
-        )
-    with join_world() as world:
+    if args.nproc_per_node > 1 and not is_started():
+        return launch(main, argv, args.nproc_per_node)
+    # Only a few counts are exchanged, so the CPU does it whatever device computes.
+    with joined(patience=PATIENCE) as world:
         return _evaluate_here(args, world)
 
 

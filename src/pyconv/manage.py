@@ -14,7 +14,8 @@ from typing import Any
 
 from . import cli, store
 from .download import DownloadError, read_record
-from .download.record import read_json, write_json
+from .download.record import read_json
+from .files import write_result
 from .models import WEIGHTS
 from .weights import WeightsEnum
 
@@ -157,7 +158,7 @@ def _pin(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
         return f"{record.sha256}"
 
     result = _each(find_weights(args.names) or _on_drive(), act)
-    write_json(args.output, dict(sorted(pins.items())))
+    write_result(args.output, dict(sorted(pins.items())))
     return result
 
 
@@ -205,7 +206,7 @@ def _command(argv: Sequence[str] | None) -> int:
         parser.error("give either names of weights or --all")
     code, rows = args.act(args)
     if args.json is not None:
-        cli.write_json(args.json, {"weights": rows})
+        write_result(args.json, {"weights": rows})
     return int(code)
 
 

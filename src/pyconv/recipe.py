@@ -1,4 +1,4 @@
-"""What is learned, as data: the two published recipes, and the schedules that follow from them.
+"""What is learned and how, as data: the published recipes, and the schedules that follow.
 
 Nothing here knows PyTorch; every schedule is a pure function of the position in the training.
 """
@@ -13,6 +13,7 @@ __all__ = [
     "AUGMENT",
     "PAPER",
     "RECIPES",
+    "Engine",
     "Recipe",
     "differences",
     "flag",
@@ -104,6 +105,36 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, ready for JSON and checkpoints."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a recipe is computed: nothing here changes what a step means.
+
+    Rounding, the images that a batch norm sees together and the partners that CutMix draws do
+    follow from the number of processes and ``accumulate``.
+    """
+
+    accumulate: int = flag(1, "parts that a process computes its share of a batch in")
+    workers: int | None = flag(None, "loader processes of each process; default: its cores, to 8")
+    device: str | None = flag(None, "cpu, cuda, ...; default: the accelerator there is")
+    channels_last: bool = flag(True, "memory format of images and weights")
+    compile: bool = flag(False, "through torch.compile")
+    deterministic: bool = flag(False, "the same bits on a GPU too, at some cost in speed")
+    save_every: int = flag(1000, "steps between saves within an epoch; 0 for none")
+    watch_every: int = flag(20, "steps between looks at the loss")
+    time_limit: float | None = flag(None, "save and leave after this time, such as 90s, 30m, 8h")
+    tensorboard: bool = flag(False, "event files for TensorBoard")
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("accumulate", self.accumulate, 1),
+            ("workers", self.workers or 0, 0),
+            ("save_every", self.save_every, 0),
+            ("watch_every", self.watch_every, 1),
+        ):
+            if value < least:
+                raise ValueError(f"--{name.replace('_', '-')} {value} must be at least {least}.")
 
 
 PAPER = Recipe()

@@ -1,6 +1,6 @@
-"""The result of an evaluation as people and programs read it: table, hint, CSV, predictions.
+"""The result of an evaluation, beside others and as people read it: table, hint, CSV, ...
 
-Everything is read from one dictionary, the one that ``--json`` writes.
+What people read comes from one dictionary, the one that ``--json`` writes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_csv", "check_csv", "class_rows", "compare", "hint", "predictions_csv", "table"]
+from .metrics import Metrics
+from .weights import WeightsEnum
+
+__all__ = [
+    "agrees",
+    "append_csv",
+    "check_csv",
+    "class_rows",
+    "compare",
+    "hint",
+    "predictions_csv",
+    "published",
+    "table",
+]
 
 Result = Mapping[str, Any]
 
@@ -22,6 +35,25 @@ COLUMNS = (
     "loss", "partial", "crop", "resize", "decoder", "device", "dtype", "optimize", "compile",
     "images_per_second", "pyconv", "torch",
 )  # fmt: skip
+
+
+def agrees(record: dict[str, Any], metrics: Metrics) -> bool:
+    """Whether the counts are those on record, but for one image in a thousand.
+
+    Processors add up in different orders, so an image on the border of two classes may fall to
+    either side; a wrong file, label or preprocessing moves many.
+    """
+    slack = metrics.images // 1000
+    counts = ((record["correct1"], metrics.correct1), (record["correct5"], metrics.correct5))
+    return metrics.images == int(record["images"]) and all(abs(a - b) <= slack for a, b in counts)
+
+
+def published(metrics: Metrics, weights: WeightsEnum | Path, crop: int) -> dict[str, Any] | None:
+    """The authors' figure beside this one, where they gave one for these pixels."""
+    if not isinstance(weights, WeightsEnum) or weights.file_id is None:
+        return None
+    claimed = weights.meta["acc@1 by crop"].get(crop)
+    return None if claimed is None else compare(metrics.top1, metrics.images, claimed, crop)
 
 
 def compare(top1: float, images: int, claimed: float, crop: int) -> dict[str, Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from .checkpoint import CheckpointError
+from .files import replacing
 
-__all__ = ["read_state", "replacing", "write_state"]
+__all__ = ["read_state", "write_state"]
 
 FORMAT = 1
 PARTS = {
@@ -24,24 +23,6 @@ PARTS = {
     "training": dict,  # the live weights, optimizer, scaler and averages
     "history": list,
 }
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` once it is complete and on the disk.
-
-    Raises:
-        OSError: if it cannot be written, such as on a full disk; what was at ``path`` is intact.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_state(path: Path, content: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "download_published",
     "drive_file",
     "load_published",
+    "provenance",
     "published_record",
     "verify_published",
 ]
@@ -49,6 +50,23 @@ def cached_path(weights: WeightsEnum) -> Path:
 def published_record(weights: WeightsEnum) -> Record | None:
     """What is known of the cached file of a published set; None where it was not looked at."""
     return download.read_record(cached_path(weights))
+
+
+def provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
+    """The hash of published weights or of a file, and how far they are trusted."""
+    if isinstance(weights, Path):
+        return {"sha256": _sha256(weights), "trust": "a file of the user's"}
+    if weights.file_id is None:
+        return {"sha256": _sha256(cached_path(weights)), "trust": "comes with the library"}
+    record = published_record(weights)
+    if record is None:
+        return {"sha256": None, "trust": None}
+    return {"sha256": record.sha256, "trust": record.trust}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return download.Digest.of(file).sha256
 
 
 def load_published(weights: WeightsEnum, progress: bool = True) -> Mapping[str, Tensor]:

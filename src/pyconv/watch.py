@@ -1,20 +1,16 @@
-"""What a training run lets its owner see: tables, curves, a summary."""
+"""What a training run lets its owner see: tables and curves."""
 
 from __future__ import annotations
 
 import csv
 import io
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
+from .files import replacing
 
-from .state import replacing
-
-__all__ = ["Board", "StepLog", "draw_curves", "versions", "write_table"]
+__all__ = ["Board", "StepLog", "draw_curves", "write_table"]
 
 Row = Mapping[str, Any]
 
@@ -102,18 +98,3 @@ class Board:
             if name != "epoch":
                 self.writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
         self.writer.flush()
-
-
-def versions(device: torch.device) -> dict[str, str]:
-    """What a run was computed with, for its summary."""
-    from . import __version__
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "pyconv": __version__,
-        "torch": torch.__version__,
-        "torchvision": metadata.version("torchvision"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": f"{device.type}: {name}",
-    }

@@ -7,11 +7,12 @@ saves work.
 
 from .cache import cache_dir, fetch, is_offline, verify
 from .drive import DriveFile
-from .record import Record, Trust, read_record, write_record
+from .record import Digest, Record, Trust, read_record, write_record
 from .target import Check, DownloadError, Settings
 
 __all__ = [
     "Check",
+    "Digest",
     "DownloadError",
     "DriveFile",
     "Record",

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..files import write_json
 from .drive import Version
-from .record import Digest, read_json, write_json
+from .record import Digest, read_json
 from .target import Target
 
 __all__ = ["Part"]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +13,9 @@ from typing import Any, BinaryIO, Literal, get_args
 
 import google_crc32c
 
-__all__ = ["Digest", "Record", "Trust", "read_json", "read_record", "write_json", "write_record"]
+from ..files import write_json
+
+__all__ = ["Digest", "Record", "Trust", "read_json", "read_record", "write_record"]
 
 CHUNK = 1 << 20  # bytes
 Trust = Literal["pinned", "trusted-on-first-use", "user-supplied"]
@@ -111,18 +110,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all, and never through a symbolic link."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -1,0 +1,59 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = ["replacing", "write_json", "write_result", "write_text"]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` once it is complete and on the disk.
+
+    It is never written through a symbolic link: what lies at ``path`` is replaced, not followed.
+
+    Raises:
+        OSError: if it cannot be written, such as on a full disk; what was at ``path`` is intact.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    file = temporary.open("xb")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_result(path: Path, content: Mapping[str, Any] | str) -> None:
+    """Write text, or JSON, where a user asked for it: into a device or through a link as well.
+
+    A file is replaced whole, as by :func:`write_text`.
+    """
+    text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        path.write_text(text, encoding="utf-8")  # such as /dev/null, which is not to be replaced
+    else:
+        write_text(path, text)

@@ -1,0 +1,34 @@
+"""The device that a process takes, and what a result file says of the machine."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import pytest
+import torch
+
+from pyconv.machine import DTYPES, choose_device, describe, own_gpu, usable_cores, versions
+
+
+def test_each_process_has_its_own_gpu() -> None:
+    assert [own_gpu(rank, 4, shared=False) for rank in range(4)] == [0, 1, 2, 3]
+    assert [own_gpu(rank, 2, shared=True) for rank in range(4)] == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match=r"There are 2 GPUs for .* one process per GPU"):
+        own_gpu(2, 2, shared=False)
+
+
+def test_a_device_asked_for_is_taken_or_told_to_be_missing() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    torch.ones(1, device=choose_device(None))
+    for wanted in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=f"There is no device '{wanted}' here"):
+            choose_device(wanted)
+
+
+def test_a_result_says_what_it_was_computed_with() -> None:
+    assert describe(torch.device("cpu")).startswith(f"cpu ({platform.machine()}, ")
+    assert versions()["torch"] == torch.__version__
+    assert versions()["torchvision"] == metadata.version("torchvision")
+    assert usable_cores() >= 1
+    assert all(getattr(torch, name) is dtype for name, dtype in DTYPES.items())
