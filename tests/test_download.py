@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -235,6 +236,42 @@ def test_fault_14_unknown_page(drive: Drive, tmp_path: Path, stage: str) -> None
 def test_fault_15_page_as_attachment(drive: Drive, tmp_path: Path) -> None:
     drive.content = b"<!DOCTYPE html><html><title>Anmelden</title></html>"
     fails(drive, tmp_path, ONCE, "web page", 'titled "Anmelden"')
+
+
+def test_fault_15_page_that_begins_letter_by_letter(drive: Drive, tmp_path: Path) -> None:
+    drive.content = b"P<html><title>Anmelden</title></html>"
+    drive.bodies = iter([lambda exchange: exchange.send_file(step=1, pause=0.002)])
+    fails(drive, tmp_path, ONCE, "web page", 'titled "Anmelden"')
+
+
+def test_a_connection_cut_in_the_handshake_is_tried_again(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        cut = []
+
+        def hang_up() -> None:
+            for _ in range(QUICK.retries + 1):
+                connection, _ = server.accept()
+                connection.recv(100)
+                connection.close()
+                cut.append(connection)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        monkeypatch.setenv("PYCONV_DRIVE_URL", f"https://127.0.0.1:{server.getsockname()[1]}")
+        fails(None, tmp_path, [], "connection", "Gave up after")
+        thread.join()
+    assert len(cut) == QUICK.retries + 1
+
+
+def test_a_setting_that_forbids_every_request_is_one_error(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYCONV_DRIVE_URL", "https://127.0.0.1:9")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    fails(None, tmp_path, [], "The request cannot be made", "none.pem")
 
 
 def test_fault_15_other_bytes(drive: Drive, tmp_path: Path) -> None:

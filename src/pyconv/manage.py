@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 
 from . import cli, store
 from .download import DownloadError, read_record
-from .download.record import read_json
 from .files import write_result
 from .models import WEIGHTS
 from .weights import WeightsEnum
@@ -137,7 +137,8 @@ def _verify(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
 
 
 def _pin(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
-    pins: dict[str, str] = read_json(args.output)
+    pins = _read_pins(args.output)
+    before_all = dict(pins)
 
     def act(weights: WeightsEnum) -> str:
         path = store.download_published(weights)
@@ -158,8 +159,28 @@ def _pin(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
         return f"{record.sha256}"
 
     result = _each(find_weights(args.names) or _on_drive(), act)
-    write_result(args.output, dict(sorted(pins.items())))
+    if pins != before_all:
+        write_result(args.output, dict(sorted(pins.items())))
     return result
+
+
+def _read_pins(path: Path) -> dict[str, str]:
+    """The hashes pinned so far.
+
+    Raises:
+        ValueError: if the file is no such list; it is not to be lost.
+    """
+    if not path.exists():
+        return {}
+    try:
+        pins = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}). Mend it, or name another --output."
+        ) from error
+    if not isinstance(pins, dict) or not all(isinstance(pin, str) for pin in pins.values()):
+        raise ValueError(f"{path} is no list of pins. Name another --output.")
+    return pins
 
 
 EXAMPLES = """\

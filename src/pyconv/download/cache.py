@@ -128,7 +128,7 @@ def _refreshed(
 ) -> Record:
     """The record of a file whose bytes were proven again, or were placed by hand."""
     if record is not None:
-        return record.touched(status)
+        return record.touched(status, checked)
     pinned = file.sha256 is not None
     named = {"sha256": pinned, "structure": checked}
     return Record(
@@ -155,8 +155,11 @@ def _is_cached(target: Target, check: Check | None) -> bool:
     if not stat.S_ISREG(status.st_mode):
         raise target.error(f"{path} is not a file. Move it away.")
     record = read_record(path)
-    if record is None or not record.describes(status):
-        record = verify(target.file, path, check if record is None else None)
+    if record is not None and record.file_id != target.file.file_id:
+        return False  # another file that bore this name
+    unproven = check is not None and (record is None or "structure" not in record.checks)
+    if record is None or unproven or not record.describes(status):
+        record = verify(target.file, path, check if unproven else None)
     if problem := target.not_pinned(record.sha256):
         raise target.error(f"{path} {problem}. Delete it to download it again.")
     return True

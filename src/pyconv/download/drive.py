@@ -80,10 +80,14 @@ class Origin:
         """
         if not url:
             return cls()
-        parts = urlsplit(url)
-        if parts.hostname is None or parts.scheme not in ("http", "https") or parts.query:
+        try:
+            parts = urlsplit(url)
+            usable = parts.hostname and parts.scheme in ("http", "https") and not parts.query
+        except ValueError:  # such as half of an IPv6 address
+            usable = None
+        if not usable:
             raise ValueError(f"PYCONV_DRIVE_URL={url!r} must look like https://mirror.example.org.")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
             raise ValueError(f"PYCONV_DRIVE_URL={url!r} must be https, or http to this machine.")
         return cls(url.rstrip("/"))
 

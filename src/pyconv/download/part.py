@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ..files import write_json
 from .drive import Version
@@ -69,9 +69,12 @@ class Part:
         for place in sorted(filter(_is_abandoned, left), key=_size, reverse=True):
             note = read_json(_note(place))
             if self._open is None and note.get("file_id") == self.target.file.file_id:
-                with contextlib.suppress(OSError, TypeError):
+                with contextlib.suppress(OSError, TypeError, KeyError):
                     self._continue(place, Version(**note["version"]))
             _remove(place)
+        for place in self.place.parent.glob(f".*{self.target.path.name}.*json.*"):
+            if time.time() - _last_change(place) > ABANDONED:  # a note or record half written
+                _remove(place)
 
     def _continue(self, place: Path, version: Version) -> None:
         flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -194,10 +197,11 @@ def _size(place: Path) -> int:
 
 def _is_abandoned(place: Path) -> bool:
     """Whether nobody writes to a part any more: its process says so, is gone, or idle for a day."""
-    owner: dict[str, Any] | None = read_json(_note(place)).get("owner", {})
+    owner = read_json(_note(place)).get("owner", {})
     if owner is None:
         return True
-    if owner.get("host") == socket.gethostname() and not _is_running(owner.get("pid")):
+    here = isinstance(owner, dict) and owner.get("host") == socket.gethostname()
+    if here and not _is_running(owner.get("pid")):
         return True
     return time.time() - _last_change(place) > ABANDONED
 
@@ -215,7 +219,7 @@ def _is_running(pid: object) -> bool:
         return True  # cannot be asked there without harm
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass

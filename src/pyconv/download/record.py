@@ -75,9 +75,10 @@ class Record:
         """Whether a file is, by its size and time, the one that was hashed."""
         return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
-    def touched(self, status: os.stat_result) -> Record:
-        """The record of the same bytes after the file's time changed."""
-        return replace(self, mtime_ns=status.st_mtime_ns)
+    def touched(self, status: os.stat_result, checked: bool) -> Record:
+        """The record of the same bytes, whose time changed or whose structure was checked."""
+        new = ("structure",) if checked and "structure" not in self.checks else ()
+        return replace(self, mtime_ns=status.st_mtime_ns, checks=self.checks + new)
 
 
 def today() -> str:
@@ -107,6 +108,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -7,6 +7,7 @@ import http.client
 import logging
 import os
 import shutil
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ __all__ = ["Transfer"]
 logger = logging.getLogger("pyconv.download")
 
 PAGE_LIMIT = 1 << 20  # bytes of a web page that are read
+HEAD = 512  # bytes by which a page is told from a checkpoint
 
 
 class _AttemptError(Exception):
@@ -146,11 +148,18 @@ class Transfer:
                 "the proxy cannot be reached; see HTTPS_PROXY and NO_PROXY"
             ) from error
         except requests.exceptions.SSLError as error:
-            raise self.target.error(f"The connection is not secure: {_root(error)}.") from error
+            if _is_distrusted(error):
+                raise self.target.error(f"The connection is not secure: {_root(error)}.") from error
+            raise _AttemptError(f"the connection broke ({_root(error)})") from error
         except requests.exceptions.Timeout as error:
             raise _AttemptError("the server does not answer in time") from error
         except requests.RequestException as error:
             raise _AttemptError(f"no connection to {self.origin.base} ({_root(error)})") from error
+        except (
+            OSError,
+            HTTPError,
+        ) as error:  # not the network: a setting, or an impossible address
+            raise self.target.error(f"The request cannot be made: {_root(error)}.") from error
 
     def _judge(self, response: requests.Response, offset: int) -> Verdict:
         page = None
@@ -177,7 +186,7 @@ class Transfer:
             unit_scale=True,
             disable=None if self.progress else True,  # None: only where stderr is a terminal
         ) as bar:
-            for chunk in self._chunks(response):
+            for chunk in _with_head(self._chunks(response)):
                 if self.part.size == 0:
                     self._check_head(chunk)
                 with self._writing():
@@ -239,7 +248,7 @@ class Transfer:
         if any(head.startswith(magic[: len(head)]) for magic in CHECKPOINT_MAGICS):
             return
         self.part.discard()
-        if b"<html" in head[:1024].lower() or b"<!doctype" in head[:1024].lower():
+        if b"<html" in head[:HEAD].lower() or b"<!doctype" in head[:HEAD].lower():
             title = Page.parse(head[:PAGE_LIMIT]).title[:200]
             raise self.target.error(f'A web page came instead of the file, titled "{title}".')
         raise self.target.error("What the server sends is not a PyTorch checkpoint.")
@@ -275,7 +284,8 @@ class Transfer:
         if problem := self.target.not_pinned(digest.sha256):
             self._reject(f"The server's file {problem}")
         record = read_record(self.target.path)
-        bound = record is not None and record.trust != "user-supplied" and not self.again
+        same = record is not None and record.file_id == self.target.file.file_id
+        bound = record is not None and same and record.trust != "user-supplied" and not self.again
         if record is not None and bound and record.sha256 != digest.sha256:
             self._reject(
                 "The server's file is not the one trusted at first use: its SHA-256 was "
@@ -315,10 +325,36 @@ class Transfer:
         )
 
 
+def _with_head(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes; the first piece, if there are so many, is long enough to tell what it is."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= HEAD:
+            break
+    if head:
+        yield head
+    yield from chunks
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    below: BaseException | None = error
+    while below is not None:
+        yield below
+        below = below.__cause__ or below.__context__
+
+
+def _is_distrusted(error: BaseException) -> bool:
+    """Whether the other side showed a wrong certificate, and did not merely hang up."""
+    # urllib3 keeps the reason of its error in an attribute, not in the chain.
+    reasons = (getattr(each.args[0], "reason", None) for each in _causes(error) if each.args)
+    found = [*_causes(error), *reasons]
+    return any(isinstance(each, ssl.SSLCertVerificationError) for each in found)
+
+
 def _root(error: BaseException) -> str:
     """What lies under an error of the network, in the words of the system."""
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
+    *_, error = _causes(error)
     if isinstance(error, (IncompleteRead, http.client.IncompleteRead)):
         return "it ended too early"
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
