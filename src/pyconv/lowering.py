@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -408,15 +408,13 @@ RULE = _read_rule()
 def choose(problem: Problem, batch: int) -> Lowering:
     """The lowering for a problem: timed under :class:`autotune`, else by :func:`rule`."""
     if autotune.enabled:
-        return cast(Lowering, _tuned(astuple(problem), batch))
+        return _tuned(astuple(problem), batch)
     return rule(problem) if torch.compiler.is_compiling() else _ruled(problem)
 
 
 _ruled = functools.cache(rule)  # which torch.compile would only look through, with a warning
 
 
-# Assumed constant, torch.compile runs this where it would otherwise trace it.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _tuned(fields: tuple[Any, ...], batch: int) -> Lowering:
     key = Problem(*fields), batch
     if key not in _timed:
@@ -437,6 +435,10 @@ class autotune:  # a verb, as torch.no_grad is
 
     def __init__(self, enabled: bool = True) -> None:
         self.before = autotune.enabled
+        if enabled:
+            # Then torch.compile runs it where it would otherwise trace it. Not said at the
+            # function, because it imports the compiler, which takes as long as torch.
+            torch.compiler.assume_constant_result(_tuned)
         autotune.enabled = enabled
 
     def __enter__(self) -> None:
