@@ -1,10 +1,10 @@
-"""Measure which lowering suits which shape, and write what ``pyconv.lowering.rule`` reads.
+"""Measure which lowering suits which shape, and write what ``pyconv.choice.rule`` reads.
 
-    python benchmarks/rule.py src/pyconv/rule.json
+    python benchmarks/rule.py    # writes src/pyconv/rules/ for this kind of processor
 
 Takes every grouped level of the zoo (a depth repeats the shapes of another, so the 50-layer
-networks and the tiny one stand for all), in float32 and bfloat16, both layouts, in training, in
-inference and prepared, on one thread: about ten minutes.
+networks and the tiny one stand for all), in float32 and, where the processor has arithmetic for
+it, bfloat16, both layouts, in training, in inference and prepared, on one thread: ten minutes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from machine import describe
 
+import pyconv
 from pyconv import get_model
+from pyconv.choice import Mode, Problem, measure
 from pyconv.layers import GroupedConv
-from pyconv.lowering import NATIVE, Geometry, Mode, Problem, measure
+from pyconv.lowering import NATIVE, Geometry
+from pyconv.machine import computes_in
 
 IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}
 IMAGES["pyconvresnet_tiny"] = (1, 28, 28)
@@ -79,12 +83,14 @@ def row(problem: Problem, rounds: int) -> list[object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path)
+    parser.add_argument("--file", type=Path, help="default: where the library reads it")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    processor = torch.backends.cpu.get_cpu_capability()
+    file = args.file or Path(pyconv.__file__).parent / "rules" / f"{processor}.json"
     fastest = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in filter(partial(computes_in, "cpu"), (torch.float32, torch.bfloat16)):
         for channels_last in (True, False):
             for mode in MODES:
                 layout = "channels_last" if channels_last else "contiguous"
@@ -97,7 +103,7 @@ def main() -> None:
     ]
     text = ",\n".join(blocks)
     machine = json.dumps(describe())
-    args.file.write_text(f'{{\n  "machine": {machine},\n  "fastest": {{\n{text}\n  }}\n}}\n')
+    file.write_text(f'{{\n  "machine": {machine},\n  "fastest": {{\n{text}\n  }}\n}}\n')
 
 
 if __name__ == "__main__":

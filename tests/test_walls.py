@@ -20,7 +20,8 @@ BELOW = {
     for module, below in {
         "architectures": "",
         "lowering": "",
-        "layers": "lowering",
+        "choice": "lowering",
+        "layers": "choice lowering",
         "files": "",
         "imagenet": "",
         "download": "files",
@@ -29,7 +30,7 @@ BELOW = {
         "resnet": "architectures layers",
         "weights": "imagenet",
         "backbone": "resnet",
-        "optimize": "layers lowering",
+        "optimize": "choice layers lowering machine",
         "models": "architectures checkpoint resnet weights",
         "store": "architectures checkpoint download resnet weights",
         "manage": "cli download files models store weights",

@@ -2,9 +2,9 @@
 
 from .backbone import Backbone
 from .checkpoint import CheckpointError
+from .choice import autotune
 from .download import DownloadError
 from .layers import PyConv1d, PyConv2d, PyConv3d, get_pyconv
-from .lowering import autotune
 from .models import (
     get_model,
     get_model_weights,

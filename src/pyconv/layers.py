@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from .lowering import Geometry, Lowering, grouped_conv
+from .choice import grouped_conv
+from .lowering import Geometry, Lowering
 
 __all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
 
@@ -128,7 +129,7 @@ fx.wrap("grouped_conv")  # one node for symbolic tracing, which cannot follow a 
 
 
 class GroupedConv(nn.modules.conv._ConvNd):
-    """A grouped convolution that is computed by the fastest equal way (see ``lowering.py``)."""
+    """A grouped convolution that is computed by the fastest equal way (see ``choice.py``)."""
 
     lowering: Lowering | None = None  # the one pinned; None leaves the choice to the machine
 

@@ -1,4 +1,4 @@
-"""Equal ways to compute one grouped convolution, and the choice among them.
+"""Equal ways to compute one grouped convolution; ``choice.py`` chooses among them.
 
 Few channels per group leave most of a vector unit idle. Each way below gives the numbers of
 ``conv`` on the true grouped weights, and gradients on them, but asks the unit for something else:
@@ -14,34 +14,24 @@ Zeros stand in for weights in the middle two, so they agree for finite inputs on
 
 from __future__ import annotations
 
-import functools
-import json
 import math
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
+    "NATIVE",
+    "Geometry",
     "Lowering",
-    "Problem",
     "apply",
-    "autotune",
     "blocked",
-    "candidates",
-    "choose",
     "depthwise",
-    "grouped_conv",
+    "is_channels_last",
     "native",
     "prepare",
-    "rule",
     "tiled",
 ]
 
@@ -264,7 +254,7 @@ def _apply_tiled(
 def _untile(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
     """``[N, g * tile * out / g, *tiles]`` -> ``[N, out, *(tiles * tile)]``, in the same layout."""
     dims = len(tile)
-    last = _is_channels_last(y)
+    last = is_channels_last(y)
     size = [n * t for n, t in zip(y.shape[2:], tile, strict=True)]
     y = y.unflatten(1, (groups, *tile, -1))  # [N, g, *tile, out / g, *tiles]
     pixels = [dim for t in range(dims) for dim in (3 + dims + t, 2 + t)]
@@ -276,298 +266,6 @@ def _untile(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
     return y.reshape(y.shape[0], -1, *size)
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of a pixel lie beside each other."""
     return x.stride(1) == 1 and x.shape[1] > 1
-
-
-# With gradients, without, or without and the weight prepared beforehand.
-Mode = Literal["training", "inference", "prepared"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """All that the choice of a lowering looks at."""
-
-    in_channels: int
-    out_channels: int
-    kernel: tuple[int, ...]
-    geometry: Geometry
-    size: tuple[int, ...]  # of the input's map
-    dtype: torch.dtype
-    channels_last: bool
-    device: str  # its type, such as "cpu"
-    mode: Mode
-
-    @property
-    def inputs(self) -> int:
-        """Input channels per group."""
-        return self.in_channels // self.geometry.groups
-
-    @property
-    def outputs(self) -> int:
-        """Output channels per group."""
-        return self.out_channels // self.geometry.groups
-
-
-TILES = {
-    1: ((2,), (4,), (8,)),
-    2: ((2, 1), (2, 2), (4, 1), (4, 2), (4, 4)),
-    3: ((1, 2, 1), (1, 2, 2), (2, 2, 2), (1, 4, 2)),
-}
-MERGES = (1, 2, 4, 8, 16)
-MOST_OUTPUTS = 32  # of a group as computed; two vectors of float32 are busy then
-MOST_ZEROS = 8  # multiply-adds computed for one that is wanted
-
-
-def candidates(problem: Problem) -> list[Lowering]:
-    """The ways worth timing for a problem, native first."""
-    if problem.geometry.groups == problem.in_channels and problem.outputs == 1:
-        return [NATIVE]  # depthwise already
-    found = [NATIVE]
-    if problem.outputs <= 4 and problem.dtype.itemsize >= 4:  # see depthwise() on rounding
-        found.append(Lowering("depthwise"))
-    tiles = TILES[len(problem.kernel)] if problem.geometry.tiles else ()
-    for merge in MERGES:
-        for tile in ((), *tiles):
-            lowering = Lowering("tiled" if tile else "blocked", merge, tile)
-            if (
-                problem.geometry.groups % merge == 0
-                and (merge > 1 or tile)
-                and problem.outputs * merge * math.prod(tile) <= MOST_OUTPUTS
-                and _zeros(problem, lowering) <= MOST_ZEROS
-            ):
-                found.append(lowering)
-    return found
-
-
-def _zeros(problem: Problem, lowering: Lowering) -> float:
-    """Multiply-adds computed for each that is wanted."""
-    ratio = float(lowering.merge)
-    _, stride, _, dilation = problem.geometry
-    for k, s, d, t in zip(problem.kernel, stride, dilation, lowering.tile, strict=False):
-        ratio *= (k + (t - 1) * s // d) / k
-    return ratio
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A row of ``rule.json``: the fastest way for a shape, written by ``benchmarks/rule.py``."""
-
-    inputs: int  # per group, as outputs
-    outputs: int
-    kernel: int
-    stride: int
-    size: int  # of the input's map
-    lowering: Lowering
-
-    def octaves_to(self, problem: Problem) -> float:
-        """How far a problem is from the one measured, in doublings of its numbers."""
-        return sum(
-            abs(math.log2(mine / its)) * weight
-            for mine, its, weight in (
-                (self.inputs, problem.inputs, 1),
-                (self.outputs, problem.outputs, 1),
-                (self.kernel, max(problem.kernel), 1),
-                (self.stride, max(problem.geometry.stride), 1),
-                (self.size, max(problem.size) or self.size, 0.5),  # 0: not known
-            )
-        )
-
-
-MEASURED = torch.backends.cpu.get_cpu_capability().startswith("AVX512")  # else: native, or autotune
-NEAR = 2.0  # octaves within which a choice is trusted
-
-
-def rule(problem: Problem) -> Lowering:
-    """The way that was fastest for the nearest shape measured; native where none is near."""
-    best, least = NATIVE, NEAR
-    if not MEASURED or len(problem.kernel) != 2 or problem.device != "cpu":
-        return best
-    for row in RULE.get((problem.dtype, problem.channels_last, problem.mode), ()):
-        octaves = row.octaves_to(problem)
-        if octaves < least:
-            best, least = row.lowering, octaves
-    return best if best.fits(problem.geometry) else NATIVE
-
-
-def _read_rule() -> dict[tuple[torch.dtype, bool, str], list[Measured]]:
-    text = (Path(__file__).parent / "rule.json").read_text(encoding="utf-8")
-    read = {}
-    for key, rows in json.loads(text)["fastest"].items():
-        dtype, layout, mode = key.split()
-        read[getattr(torch, dtype), layout == "channels_last", mode] = [
-            Measured(*shape, Lowering.parse(way))  # type: ignore[call-arg]
-            for *shape, way in rows
-        ]
-    return read
-
-
-RULE = _read_rule()
-
-
-def choose(problem: Problem, batch: int) -> Lowering:
-    """The lowering for a problem: timed under :class:`autotune`, else by :func:`rule`."""
-    if autotune.enabled:
-        return _tuned(astuple(problem), batch)
-    return rule(problem) if torch.compiler.is_compiling() else _ruled(problem)
-
-
-_ruled = functools.cache(rule)  # which torch.compile would only look through, with a warning
-
-
-def _tuned(fields: tuple[Any, ...], batch: int) -> Lowering:
-    key = Problem(*fields), batch
-    if key not in _timed:
-        _timed[key] = fastest(*key)
-    return _timed[key]
-
-
-_timed: dict[tuple[Problem, int], Lowering] = {}
-
-
-class autotune:  # a verb, as torch.no_grad is
-    """Time the candidates once per shape, on the spot, instead of asking the rule.
-
-    ``pyconv.autotune(True)`` switches it on for good; ``with pyconv.autotune():`` for a while.
-    """
-
-    enabled: bool = False
-
-    def __init__(self, enabled: bool = True) -> None:
-        self.before = autotune.enabled
-        if enabled:
-            # Then torch.compile runs it where it would otherwise trace it. Not said at the
-            # function, because it imports the compiler, which takes as long as torch.
-            torch.compiler.assume_constant_result(_tuned)
-        autotune.enabled = enabled
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        autotune.enabled = self.before
-
-
-def fastest(problem: Problem, batch: int) -> Lowering:
-    """The candidate that :func:`measure` finds to be fastest."""
-    times = measure(problem, batch)
-    return min(times, key=times.__getitem__)
-
-
-def measure(
-    problem: Problem,
-    batch: int,
-    rounds: int = 5,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[Lowering, float]:
-    """Run the candidates in turns and return their median seconds."""
-    runs = {way: _run(problem, batch, way) for way in candidates(problem)}
-    if len(runs) == 1:
-        return dict.fromkeys(runs, 0.0)
-    for run in runs.values():
-        run()  # the first call compiles kernels and allocates
-    times: dict[Lowering, list[float]] = {way: [] for way in runs}
-    for _ in range(rounds):
-        for way, run in runs.items():
-            synchronize()
-            start = clock()
-            run()
-            synchronize()
-            times[way].append(clock() - start)
-    return {way: statistics.median(seconds) for way, seconds in times.items()}
-
-
-def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], object]:
-    """One call as the problem describes it, on constant data: nobody's random state is touched."""
-    dims, geometry = len(problem.size), problem.geometry
-    layout = (
-        (torch.channels_last, torch.channels_last_3d)[dims - 2]
-        if problem.channels_last and dims > 1
-        else torch.contiguous_format
-    )
-
-    def ones(*shape: int) -> Tensor:
-        tensor = torch.ones(shape, dtype=problem.dtype, device=problem.device)
-        return tensor.contiguous(memory_format=layout)
-
-    x = ones(batch, problem.in_channels, *problem.size)
-    weight = ones(problem.out_channels, problem.inputs, *problem.kernel)
-    prepared = prepare(weight, None, geometry, lowering)[0].contiguous(memory_format=layout)
-
-    def run() -> object:
-        with torch.autocast(problem.device, enabled=False):
-            if problem.mode == "training":
-                with torch.inference_mode(False), torch.enable_grad():
-                    leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
-                    out = apply(
-                        leaves[0], *prepare(leaves[1], None, geometry, lowering), geometry, lowering
-                    )
-                    return torch.autograd.grad(out, leaves, torch.ones_like(out))
-            with torch.no_grad():
-                kernel = (
-                    prepared
-                    if problem.mode == "prepared"
-                    else prepare(weight, None, geometry, lowering)[0]
-                )
-                return apply(x, kernel, None, geometry, lowering)
-
-    return run
-
-
-def synchronize() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
-def grouped_conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-    pinned: Lowering | None = None,
-) -> Tensor:
-    """``conv`` by the lowering that is pinned, or else chosen: arguments and shapes as there."""
-    geometry = Geometry(groups, stride, padding, dilation)
-    lowering = pinned or _choose(x, weight, geometry)
-    if lowering == NATIVE:
-        return _conv(x, weight, bias, geometry)
-    return apply(x, *prepare(weight, bias, geometry, lowering), geometry, lowering)
-
-
-SMALL = 1e6  # multiply-adds per image: too few to prepare a weight for in every call
-
-
-def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Lowering:
-    if x.dim() != weight.dim() or not all(isinstance(n, int) for n in x.shape[2:]):
-        return NATIVE  # an unbatched input, or one whose size an exporter leaves open
-    if not autotune.enabled and weight.numel() * math.prod(x.shape[2:]) < SMALL:
-        return NATIVE
-    training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    mode: Mode = "training" if training else "inference"
-    return choose(problem_of(x, weight, geometry, mode), x.shape[0])
-
-
-def problem_of(x: Tensor, weight: Tensor, geometry: Geometry, mode: Mode) -> Problem:
-    """The problem of convolving such an input with such a weight, under autocast or not."""
-    device, dtype = x.device.type, x.dtype
-    if device != "meta" and torch.is_autocast_enabled(device):  # which meta does not know
-        dtype = torch.get_autocast_dtype(device)
-    return Problem(
-        in_channels=x.shape[1],
-        out_channels=weight.shape[0],
-        kernel=tuple(weight.shape[2:]),
-        geometry=geometry,
-        size=tuple(x.shape[2:]),
-        dtype=dtype,
-        channels_last=_is_channels_last(x),
-        device=device,
-        mode=mode,
-    )

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_map_only
 
+from .choice import Problem, fastest, problem_of, rule
 from .layers import GroupedConv, _PyConvNd
-from .lowering import Geometry, Lowering, Problem, apply, fastest, prepare, problem_of, rule
+from .lowering import Geometry, Lowering, apply, prepare
+from .machine import computes_in
 
 __all__ = ["optimize"]
 
@@ -40,7 +43,8 @@ def optimize(
         model: Any module in eval mode; what it holds besides pyramids runs as before.
         example_inputs: What it will be called with: the ways are timed on it, on its device.
             Without it a rule decides that was measured beforehand.
-        dtype: Convert to this dtype, inputs included; outputs come in it. Default: as it is.
+        dtype: Convert to this dtype, inputs included; outputs come in it. Default: as it is. A
+            processor without arithmetic of its own for it computes in float32.
         compile: Run the result through ``torch.compile`` with frozen weights; the first call for
             each shape takes its time.
 
@@ -59,6 +63,10 @@ def optimize(
             "model.eval() first; train on the model itself."
         )
     fast = copy.deepcopy(model).requires_grad_(False)
+    asked = dtype or next((p.dtype for p in fast.parameters() if p.is_floating_point()), None)
+    on = next((p.device.type for p in fast.parameters()), "cpu")
+    if asked is not None and not computes_in(on, asked):
+        dtype = torch.float32  # the sooner way to numbers of that dtype, and the nearer one
     for conv_name, norm_name in _pairs(fast):
         _fold(fast, conv_name, norm_name)
     if dtype is not None:
@@ -76,6 +84,8 @@ def optimize(
             lowering = _decide(module, seen.get(name), timed)
             fast = _replace(fast, name, PreparedConv(module, lowering))
     fast.register_forward_pre_hook(convert)
+    if dtype is not None and dtype != asked:
+        fast.register_forward_hook(_ConvertBack(asked))
     return Frozen(fast) if compile else fast
 
 
@@ -157,6 +167,18 @@ class _Convert:
             else torch.preserve_format
         )
         return x.to(self.dtype or x.dtype, memory_format=layout)
+
+
+class _ConvertBack:
+    """A forward hook: brings floating outputs to the dtype that was asked for."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> Any:
+        return tree_map_only(
+            Tensor, lambda x: x.to(self.dtype) if x.is_floating_point() else x, outputs
+        )
 
 
 def _tuple(inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:

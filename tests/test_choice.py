@@ -1,0 +1,91 @@
+"""The choice: what was measured is followed, what was not stays native, and timing is done once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pyconv
+from pyconv import choice
+from pyconv.choice import Problem, candidates, rule
+from pyconv.layers import GroupedConv2d
+from pyconv.lowering import Geometry, Lowering
+
+HG_LEVEL = Problem(  # 9x9, first stage of PyConvHGResNet
+    in_channels=128,
+    out_channels=32,
+    kernel=(9, 9),
+    geometry=Geometry(32, (1, 1), (4, 4), (1, 1)),
+    size=(56, 56),
+    dtype=torch.float32,
+    channels_last=True,
+    device="cpu",
+    mode="inference",
+)
+
+
+PROCESSORS = sorted(path.stem for path in (Path(choice.__file__).parent / "rules").glob("*.json"))
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_tiles_are_worth_their_zeros(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule does not stay native where native leaves most lanes of a vector idle."""
+    measured = choice.read_rule(processor)
+    monkeypatch.setattr(choice, "RULE", measured)
+    assert measured
+    for dtype, channels_last, mode in measured:
+        problem = HG_LEVEL._replace(dtype=dtype, channels_last=channels_last, mode=mode)
+        assert rule(problem).kind in ("tiled", "depthwise"), problem
+
+
+def test_a_processor_that_was_not_measured_stays_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "RULE", choice.read_rule("abacus"))
+    assert rule(HG_LEVEL) == Lowering()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": "cuda"},
+        {"dtype": torch.float64},
+        {"in_channels": 4096, "out_channels": 4096},
+        {"kernel": (9,), "size": (56,), "geometry": Geometry(32, (1,), (4,), (1,))},
+    ],
+    ids=str,
+)
+def test_what_was_not_measured_stays_native(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "RULE", choice.read_rule("AVX512"))
+    assert rule(HG_LEVEL) != Lowering()
+    assert rule(HG_LEVEL._replace(**change)) == Lowering()
+
+
+def test_autotune_times_a_shape_once_and_keeps_its_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "TIMED", {})
+    level, x = GroupedConv2d(16, 16, 3, padding=1, groups=8), torch.randn(1, 16, 8, 8)
+    state = torch.get_rng_state()
+    with pyconv.autotune(), torch.no_grad():
+        out = level(x)
+        level(x)
+        assert pyconv.autotune.enabled
+    assert not pyconv.autotune.enabled
+    assert torch.equal(torch.get_rng_state(), state)  # nobody's random numbers were used up
+    ((problem, batch), way) = next(iter(choice.TIMED.items()))
+    assert len(choice.TIMED) == 1 and batch == 1 and way in candidates(problem)
+    torch.testing.assert_close(out, nn.Conv2d.forward(level, x), rtol=1e-5, atol=1e-5)
+
+
+def test_autotune_times_training_and_inference_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "TIMED", {})
+    level, x = GroupedConv2d(16, 16, 3, padding=1, groups=8), torch.randn(1, 16, 8, 8)
+    with pyconv.autotune():
+        level(x).sum().backward()
+        with torch.inference_mode():
+            level(x)
+    assert {problem.mode for problem, _ in choice.TIMED} == {"training", "inference"}
+    assert level.weight.grad is not None
