@@ -24,7 +24,7 @@ HG_LEVEL = Problem(  # 9x9, first stage of PyConvHGResNet
     dtype=torch.float32,
     channels_last=True,
     device="cpu",
-    mode="inference",
+    mode="forward",
 )
 
 
@@ -87,5 +87,5 @@ def test_autotune_times_training_and_inference_apart(monkeypatch: pytest.MonkeyP
         level(x).sum().backward()
         with torch.inference_mode():
             level(x)
-    assert {problem.mode for problem, _ in choice.TIMED} == {"training", "inference"}
+    assert {problem.mode for problem, _ in choice.TIMED} == {"forward", "on_weight"}
     assert level.weight.grad is not None

@@ -17,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 import pyconv
 from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv, pyconvresnet_tiny
 from pyconv.choice import Problem, candidates
+from pyconv.gradients import Ways, convolve
 from pyconv.layers import GroupedConv, pin
-from pyconv.lowering import Geometry, Lowering, apply, prepare
+from pyconv.lowering import Geometry, Lowering
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def problems(draw: st.DrawFn) -> Problem:
         dtype=torch.float64,
         channels_last=dims == 2 and draw(st.booleans()),
         device="cpu",
-        mode="training",
+        mode="forward",
     )
 
 
@@ -68,8 +69,7 @@ def run(problem: Problem, way: Lowering, tensors: list[Tensor | None]) -> list[T
     """The output, and the gradients of a function of it on all that has one."""
     x, weight, bias = tensors
     assert x is not None and weight is not None
-    geometry = problem.geometry
-    out = apply(x, *prepare(weight, bias, geometry, way), geometry, way)
+    out = convolve(x, weight, bias, problem.geometry, Ways(way, way, way))
     leaves = [t for t in tensors if t is not None]
     return [out, *torch.autograd.grad((out * out.detach().cos()).sum(), leaves)]
 
@@ -269,3 +269,12 @@ def test_vmap_and_second_derivatives() -> None:
     torch.testing.assert_close(torch.vmap(layer)(x), torch.stack([layer(part) for part in x]))
     small = x[0, :1, :, :3, :3].clone().requires_grad_()
     assert torch.autograd.gradgradcheck(layer, small)
+
+
+def test_forward_mode_derivatives() -> None:
+    layer = PyConv2d(4, 4, (3, 3), (2, 2), dtype=torch.float64)
+    x, moves = torch.randn(2, 2, 4, 5, 5, dtype=torch.float64).unbind()
+    pin(layer, "native")
+    expected = torch.func.jvp(layer, (x,), (moves,))
+    pin(layer, "tiled:2x2")
+    torch.testing.assert_close(torch.func.jvp(layer, (x,), (moves,)), expected)

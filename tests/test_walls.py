@@ -20,7 +20,8 @@ BELOW = {
     for module, below in {
         "architectures": "",
         "lowering": "",
-        "choice": "lowering",
+        "gradients": "lowering",
+        "choice": "gradients lowering",
         "layers": "choice lowering",
         "files": "",
         "imagenet": "",

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .gradients import Ways, convolve, gradients
 from .lowering import NATIVE, Geometry, Lowering, apply, is_channels_last, native, prepare
 
 __all__ = [
@@ -35,8 +36,8 @@ __all__ = [
     "rule",
 ]
 
-# With gradients, without, or without and the weight prepared beforehand.
-Mode = Literal["training", "inference", "prepared"]
+# What is computed: the map, with the weight prepared in the call or beforehand; or a gradient.
+Mode = Literal["forward", "prepared", "on_input", "on_weight"]
 
 
 class Problem(NamedTuple):
@@ -156,11 +157,12 @@ def read_rule(processor: str) -> Rule:
         return {}
     read: Rule = {}
     for key, rows in json.loads(path.read_text(encoding="utf-8"))["fastest"].items():
-        dtype, layout, mode = key.split()
-        read[getattr(torch, dtype), layout == "channels_last", mode] = [
-            Measured(*shape, Lowering.parse(way))  # type: ignore[call-arg]
-            for *shape, way in rows
-        ]
+        dtype, layout, *modes = key.split()
+        for mode in modes:
+            read[getattr(torch, dtype), layout == "channels_last", mode] = [
+                Measured(*shape, Lowering.parse(way))  # type: ignore[call-arg]
+                for *shape, way in rows
+            ]
     return read
 
 
@@ -253,23 +255,17 @@ def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], objec
     x = ones(batch, problem.in_channels, *problem.size)
     weight = ones(problem.out_channels, problem.inputs, *problem.kernel)
     prepared = prepare(weight, None, geometry, lowering)[0].contiguous(memory_format=layout)
+    grad = native(x[:1], weight, None, geometry)
+    grad = torch.ones_like(grad).expand(batch, *grad.shape[1:]).contiguous(memory_format=layout)
 
     def run() -> object:
-        with torch.autocast(problem.device, enabled=False):
-            if problem.mode == "training":
-                with torch.inference_mode(False), torch.enable_grad():
-                    leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
-                    out = apply(
-                        leaves[0], *prepare(leaves[1], None, geometry, lowering), geometry, lowering
-                    )
-                    return torch.autograd.grad(out, leaves, torch.ones_like(out))
-            with torch.no_grad():
-                kernel = (
-                    prepared
-                    if problem.mode == "prepared"
-                    else prepare(weight, None, geometry, lowering)[0]
-                )
-                return apply(x, kernel, None, geometry, lowering)
+        with torch.autocast(problem.device, enabled=False), torch.no_grad():
+            if problem.mode == "prepared":
+                return apply(x, prepared, None, geometry, lowering)
+            if problem.mode == "forward":
+                return apply(x, *prepare(weight, None, geometry, lowering), geometry, lowering)
+            wanted = (problem.mode == "on_input", problem.mode == "on_weight")
+            return gradients(grad, x, weight, geometry, lowering, wanted)
 
     return run
 
@@ -291,25 +287,33 @@ def grouped_conv(
 ) -> Tensor:
     """``conv`` by the lowering that is pinned, or else chosen: arguments and shapes as there."""
     geometry = Geometry(groups, stride, padding, dilation)
-    lowering = pinned or _choose(x, weight, geometry)
-    if lowering == NATIVE:
-        return native(x, weight, bias, geometry)
-    return apply(x, *prepare(weight, bias, geometry, lowering), geometry, lowering)
+    ways = Ways(pinned, pinned, pinned) if pinned else _choose(x, weight, geometry)
+    return convolve(x, weight, bias, geometry, ways)
 
 
 SMALL = 1e6  # multiply-adds per image: too few to prepare a weight for in every call
+PLAIN = Ways()
 
 
-def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Lowering:
+def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
     size = x.shape[2:]
     if x.dim() != weight.dim() or not all(isinstance(n, int) for n in size):
-        return NATIVE  # an unbatched input, or one whose size an exporter leaves open
+        return PLAIN  # an unbatched input, or one whose size an exporter leaves open
     if not autotune.enabled and (not RULE or weight.numel() * math.prod(size) < SMALL):
-        return NATIVE
-    training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    problem = problem_of(x, weight, geometry, "training" if training else "inference")
+        return PLAIN
+    problem, batch = problem_of(x, weight, geometry, "forward"), x.shape[0]
+    if not torch.is_grad_enabled():
+        return Ways(_one(problem, batch))
+    return Ways(
+        _one(problem, batch),
+        _one(problem._replace(mode="on_input"), batch) if x.requires_grad else NATIVE,
+        _one(problem._replace(mode="on_weight"), batch) if weight.requires_grad else NATIVE,
+    )
+
+
+def _one(problem: Problem, batch: int) -> Lowering:
     if autotune.enabled:
-        return _tuned(tuple(problem), x.shape[0])
+        return _tuned(tuple(problem), batch)
     return rule(problem) if torch.compiler.is_compiling() else _ruled(problem)
 
 

@@ -1,4 +1,6 @@
-"""Equal ways to compute one grouped convolution; ``choice.py`` chooses among them.
+"""Equal ways to compute one grouped convolution and its gradients.
+
+Which one is best is for ``choice.py`` to say.
 
 Few channels per group leave most of a vector unit idle. Each way below gives the numbers of
 ``conv`` on the true grouped weights, and gradients on them, but asks the unit for something else:
@@ -28,8 +30,8 @@ __all__ = [
     "Lowering",
     "apply",
     "blocked",
+    "collect",
     "depthwise",
-    "is_channels_last",
     "native",
     "prepare",
     "tiled",
@@ -101,20 +103,25 @@ class Geometry(NamedTuple):
     dilation: tuple[int, ...]
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """Positions of the kernel per stride."""
+        return tuple(s // d for s, d in zip(self.stride, self.dilation, strict=True))
+
+    @property
     def tiles(self) -> bool:
         """Whether kernels shifted by whole strides lie on the grid of their dilation."""
         return all(s % d == 0 for s, d in zip(self.stride, self.dilation, strict=True))
 
 
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    conv: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
     groups, stride, padding, dilation = geometry
-    return conv(x, weight, bias, stride, padding, dilation, groups)
+    return function(x, weight, bias, stride, padding, dilation, groups)
 
 
 def native(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """``[N, in, *size]``, ``[out, in / g, *k]``, ``[out]`` -> ``[N, out, *map]``."""
-    return _conv(x, weight, bias, geometry)
+    return conv(x, weight, bias, geometry)
 
 
 def blocked(
@@ -168,8 +175,24 @@ def prepare(
     pixels = math.prod(lowering.tile)
     if bias is not None:
         bias = bias.unflatten(0, (groups, 1, -1)).expand(-1, pixels, -1).flatten()
-    steps = [s // d for s, d in zip(geometry.stride, geometry.dilation, strict=True)]
-    return _tile_kernels(weight, groups, lowering.tile, steps), bias
+    return _tile_kernels(weight, groups, lowering.tile, geometry.steps), bias
+
+
+def collect(prepared: Tensor, shape: torch.Size, geometry: Geometry, lowering: Lowering) -> Tensor:
+    """The adjoint of :func:`prepare`: from a gradient on its weight to that on the true one.
+
+    ``shape`` is that of the true weight, ``[out, in / g, *k]``.
+    """
+    groups = geometry.groups
+    if lowering.kind == "depthwise":
+        split = prepared.squeeze(1).unflatten(0, (-1, groups, shape[1]))
+        collected: Tensor = split.transpose(0, 1).flatten(0, 1)
+        return collected
+    if lowering.tile:
+        prepared = _untile_kernels(
+            prepared, groups // lowering.merge, lowering.tile, geometry.steps
+        )
+    return _split_groups(prepared, groups, lowering.merge) if lowering.merge > 1 else prepared
 
 
 def _merge_groups(weight: Tensor, groups: int, merge: int) -> Tensor:
@@ -181,6 +204,13 @@ def _merge_groups(weight: Tensor, groups: int, merge: int) -> Tensor:
     return merged
 
 
+def _split_groups(weight: Tensor, groups: int, merge: int) -> Tensor:
+    """The adjoint of :func:`_merge_groups`: the blocks that it does not fill with zeros."""
+    split = weight.unflatten(1, (merge, -1)).unflatten(0, (groups // merge, merge, -1))
+    blocks: Tensor = split.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 2)
+    return blocks
+
+
 def _tile_kernels(weight: Tensor, groups: int, tile: Sequence[int], steps: Sequence[int]) -> Tensor:
     """``[out, i, *k]`` -> ``[tile * out, i, *(k + (tile - 1) * steps)]``: shifted copies."""
     weight = weight.unflatten(0, (groups, -1))  # [g, (tiles so far) * out / g, i, *k]
@@ -189,6 +219,20 @@ def _tile_kernels(weight: Tensor, groups: int, tile: Sequence[int], steps: Seque
         if count > 1:
             weight = _shifted(weight.movedim(-dim, -1), count, step)  # [count, g, ..., k']
             weight = weight.movedim(-1, -dim).movedim(0, 1).flatten(1, 2)
+    return weight.flatten(0, 1)
+
+
+def _untile_kernels(
+    weight: Tensor, groups: int, tile: Sequence[int], steps: Sequence[int]
+) -> Tensor:
+    """The adjoint of :func:`_tile_kernels`: the shifted copies moved back and added up."""
+    weight = weight.unflatten(0, (groups, -1))
+    for dim, (count, step) in enumerate(zip(tile, steps, strict=True), 3 - weight.dim()):
+        if count > 1:
+            size = weight.shape[dim] - (count - 1) * step
+            copies = weight.unflatten(1, (count, -1)).unbind(1)
+            moved = [copy.narrow(dim, n * step, size) for n, copy in enumerate(copies)]
+            weight = torch.stack(moved).sum(0)
     return weight.flatten(0, 1)
 
 
@@ -211,47 +255,80 @@ def apply(
     geometry = geometry._replace(groups=geometry.groups // lowering.merge)
     if lowering.tile:
         return _apply_tiled(x, weight, bias, geometry, lowering.tile)
-    return _conv(x, weight, bias, geometry)
+    return conv(x, weight, bias, geometry)
 
 
 def _apply_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     channels = x.shape[1]
     copies = weight.shape[0] // channels  # out / g
     alone = geometry._replace(groups=channels)
-    maps = [_conv(x, part, None, alone) for part in weight.chunk(copies)]
-    out = copies * geometry.groups
+    maps = [conv(x, part, None, alone) for part in weight.chunk(copies)]
     # The sum over each group is a 1x1 convolution with ones, and a fast one.
-    ones = torch.eye(out, dtype=weight.dtype, device=weight.device)
+    ones = group_sums(weight, copies, geometry)
+    return conv(maps[0] if copies == 1 else torch.cat(maps, 1), ones, bias, still(geometry))
+
+
+def group_sums(like: Tensor, copies: int, geometry: Geometry) -> Tensor:
+    """``[out, out / g * in, *1]``: ones where an output sums up a depthwise map."""
+    out, maps = copies * geometry.groups, like.shape[0]
+    ones = torch.eye(out, dtype=like.dtype, device=like.device)
     ones = ones.reshape(out, geometry.groups, copies).transpose(1, 2)  # [out, out / g, g]
-    ones = ones.repeat_interleave(channels // geometry.groups, dim=2).flatten(1)
-    ones = ones.reshape(out, copies * channels, *(1,) * len(geometry.stride))
-    still = Geometry(1, *((n,) * len(geometry.stride) for n in (1, 0, 1)))
-    return _conv(maps[0] if copies == 1 else torch.cat(maps, 1), ones, bias, still)
+    ones = ones.repeat_interleave(maps // out, dim=2).flatten(1)
+    return ones.reshape(out, maps, *(1,) * len(geometry.stride))
+
+
+def still(geometry: Geometry) -> Geometry:
+    """The geometry of a 1x1 convolution."""
+    return Geometry(1, *((n,) * len(geometry.stride) for n in (1, 0, 1)))
 
 
 def _apply_tiled(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, tile: tuple[int, ...]
 ) -> Tensor:
+    layout = tiling(x, weight, geometry, tile)
+    y = conv(pad_end(x, layout.missing), weight, bias, layout.geometry)
+    return crop(untile(y, geometry.groups, tile), layout.size)
+
+
+class Tiling(NamedTuple):
+    """How a map is laid out in whole tiles."""
+
+    size: list[int]  # of the output's map
+    beyond: list[int]  # pixels of the last tiles behind its end
+    missing: list[int]  # pixels that these tiles want behind the end of the input's map
+    geometry: Geometry  # of the convolution that strides over whole tiles
+
+
+def tiling(x: Tensor, weight: Tensor, geometry: Geometry, tile: tuple[int, ...]) -> Tiling:
+    """The layout for a prepared weight."""
     groups, stride, padding, dilation = geometry
-    sizes, missing = [], []
+    sizes, beyond, missing = [], [], []
     for size, k, t, s, p, d in zip(
         x.shape[2:], weight.shape[2:], tile, stride, padding, dilation, strict=True
     ):
         reach = d * (k - 1) + 1  # of the kernel of a whole tile
         sizes.append((size + 2 * p + (t - 1) * s - reach) // s + 1)
-        missing.append(max(0, (-(-sizes[-1] // t) - 1) * t * s + reach - size - 2 * p))
-    if any(missing):
-        x = F.pad(x, [pad for m in reversed(missing) for pad in (0, m)])
+        tiles = -(-sizes[-1] // t)
+        beyond.append(tiles * t - sizes[-1])
+        missing.append(max(0, (tiles - 1) * t * s + reach - size - 2 * p))
     whole = tuple(t * s for t, s in zip(tile, stride, strict=True))
-    y = _conv(x, weight, bias, Geometry(groups, whole, padding, dilation))
-    y = _untile(y, groups, tile)
-    for dim, size in enumerate(sizes, 2):
-        if y.shape[dim] != size:
-            y = y.narrow(dim, 0, size)
-    return y
+    return Tiling(sizes, beyond, missing, Geometry(groups, whole, padding, dilation))
 
 
-def _untile(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
+def pad_end(x: Tensor, missing: Sequence[int]) -> Tensor:
+    """Zeros behind the end of each dimension of the map."""
+    return F.pad(x, [n for m in reversed(missing) for n in (0, m)]) if any(missing) else x
+
+
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The beginning of each dimension of the map."""
+    for dim, wanted in enumerate(size, 2):
+        if x.shape[dim] != wanted:
+            x = x.narrow(dim, 0, wanted)
+    return x
+
+
+def untile(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
     """``[N, g * tile * out / g, *tiles]`` -> ``[N, out, *(tiles * tile)]``, in the same layout."""
     dims = len(tile)
     last = is_channels_last(y)
@@ -264,6 +341,21 @@ def _untile(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
         return y.reshape(y.shape[0], *size, -1).movedim(-1, 1)
     y = y.permute(0, *channels, *pixels)
     return y.reshape(y.shape[0], -1, *size)
+
+
+def tile_map(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
+    """The inverse of :func:`untile`, in the same layout."""
+    dims = len(tile)
+    last = is_channels_last(y)
+    tiles = [n // t for n, t in zip(y.shape[2:], tile, strict=True)]
+    for dim, t in zip(range(dims + 1, 1, -1), reversed(tile), strict=True):
+        y = y.unflatten(dim, (-1, t))
+    y = y.unflatten(1, (groups, -1))  # [N, g, out / g, tiles, tile, tiles, tile, ...]
+    maps = list(range(3, 3 + 2 * dims, 2))
+    channels = [1, *(dim + 1 for dim in maps), 2]
+    if last:
+        return y.permute(0, *maps, *channels).reshape(y.shape[0], *tiles, -1).movedim(-1, 1)
+    return y.permute(0, *channels, *maps).reshape(y.shape[0], -1, *tiles)
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -1,0 +1,164 @@
+"""A grouped convolution whose gradients are computed by equal ways of their own.
+
+The way that is fastest forwards is seldom fastest backwards: the gradient on the input is a
+convolution from few channels to many, that on the weight a sum over the map.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from .lowering import (
+    NATIVE,
+    Geometry,
+    Lowering,
+    apply,
+    collect,
+    conv,
+    crop,
+    group_sums,
+    is_channels_last,
+    pad_end,
+    prepare,
+    still,
+    tile_map,
+    tiling,
+)
+
+__all__ = ["Ways", "convolve", "gradients"]
+
+
+class Ways(NamedTuple):
+    """How to compute a convolution, its gradient on the input, and that on the weight."""
+
+    forward: Lowering = NATIVE
+    on_input: Lowering = NATIVE
+    on_weight: Lowering = NATIVE
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ways: Ways
+) -> Tensor:
+    """``[N, in, *size]``, ``[out, in / g, *k]``, ``[out]`` -> ``[N, out, *map]``."""
+    if ways == Ways():
+        return conv(x, weight, bias, geometry)
+    backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if not backward or _is_dual(x) or _is_dual(weight):
+        return apply(x, *prepare(weight, bias, geometry, ways.forward), geometry, ways.forward)
+    # Autocast does not reach into the gradients, so the tensors are cast here.
+    tensors = [None if t is None else _autocast(t) for t in (x, weight, bias)]
+    out: Tensor = _Convolution.apply(*tensors, geometry, ways)
+    return out
+
+
+def _is_dual(tensor: Tensor) -> bool:
+    """Whether a tensor carries a tangent: in forward mode there is nothing to go back."""
+    return not torch.compiler.is_compiling() and unpack_dual(tensor).tangent is not None
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """As autocast casts for a convolution."""
+    device = tensor.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device) or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
+class _Convolution(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ways: Ways
+    ) -> Tensor:
+        return apply(x, *prepare(weight, bias, geometry, ways.forward), geometry, ways.forward)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, ctx.geometry, ctx.ways = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        geometry, ways = ctx.geometry, ctx.ways
+        wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        if x.dim() == 4 and is_channels_last(x):
+            grad = grad.contiguous(memory_format=torch.channels_last)  # once for both
+        if ways.on_input == ways.on_weight:
+            wanted = (wants_x, wants_weight)
+            on_x, on_weight = gradients(grad, x, weight, geometry, ways.on_input, wanted)
+        else:
+            on_x = on_weight = None
+            if wants_x:
+                on_x, _ = gradients(grad, x, weight, geometry, ways.on_input, (True, False))
+            if wants_weight:
+                _, on_weight = gradients(grad, x, weight, geometry, ways.on_weight, (False, True))
+        on_bias = grad.sum([0, *range(2, grad.dim())]) if wants_bias else None
+        return on_x, on_weight, on_bias, None, None
+
+
+def gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    lowering: Lowering,
+    wanted: tuple[bool, bool] = (True, True),
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients on the input and on the true weight, from that on the output.
+
+    ``[N, out, *map]``, ``[N, in, *size]``, ``[out, in / g, *k]`` -> as ``x`` and as ``weight``;
+    None for one that is not wanted.
+    """
+    prepared, _ = prepare(weight, None, geometry, lowering)
+    if lowering.kind == "depthwise":
+        on_x, on_prepared = _depthwise_gradients(grad, x, prepared, geometry, wanted)
+    else:
+        inner = geometry._replace(groups=geometry.groups // lowering.merge)
+        padded = x
+        if lowering.tile:
+            layout = tiling(x, prepared, inner, lowering.tile)
+            padded = pad_end(x, layout.missing)
+            grad = tile_map(pad_end(grad, layout.beyond), inner.groups, lowering.tile)
+            inner = layout.geometry
+        on_x, on_prepared = _conv_gradients(grad, padded, prepared, inner, wanted)
+        on_x = None if on_x is None else crop(on_x, x.shape[2:])
+    if on_prepared is None:
+        return on_x, None
+    return on_x, collect(on_prepared, weight.shape, geometry, lowering)
+
+
+def _depthwise_gradients(
+    grad: Tensor, x: Tensor, prepared: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    channels = x.shape[1]
+    copies = prepared.shape[0] // channels
+    ones = group_sums(prepared, copies, geometry).transpose(0, 1)
+    maps = conv(grad, ones, None, still(geometry)).chunk(copies, 1)
+    alone = geometry._replace(groups=channels)
+    both = [
+        _conv_gradients(part, x, kernel, alone, wanted)
+        for part, kernel in zip(maps, prepared.chunk(copies), strict=True)
+    ]
+    on_x = [a for a, _ in both if a is not None]
+    on_weight = [b for _, b in both if b is not None]
+    return (
+        torch.stack(on_x).sum(0) if copies > 1 and on_x else on_x[0] if on_x else None,
+        torch.cat(on_weight) if on_weight else None,
+    )
+
+
+def _conv_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    groups, stride, padding, dilation = geometry
+    none = [0] * len(stride)
+    on_x, on_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, dilation, False, none, groups, [*wanted, False]
+    )
+    return on_x, on_weight
