@@ -8,7 +8,15 @@ from importlib import metadata
 import pytest
 import torch
 
-from pyconv.machine import DTYPES, choose_device, describe, own_gpu, usable_cores, versions
+from pyconv.machine import (
+    DTYPES,
+    choose_device,
+    computes_in,
+    describe,
+    own_gpu,
+    usable_cores,
+    versions,
+)
 
 
 def test_each_process_has_its_own_gpu() -> None:
@@ -32,3 +40,12 @@ def test_a_result_says_what_it_was_computed_with() -> None:
     assert versions()["torchvision"] == metadata.version("torchvision")
     assert usable_cores() >= 1
     assert all(getattr(torch, name) is dtype for name, dtype in DTYPES.items())
+
+
+def test_what_a_processor_computes_in() -> None:
+    assert computes_in("cpu", torch.float32) and computes_in("cuda", torch.float16)
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability == "AVX2":
+        assert not computes_in("cpu", torch.bfloat16)
+    if capability.startswith("AVX512"):
+        assert computes_in("cpu", torch.bfloat16)

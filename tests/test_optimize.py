@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import pickle
 from collections.abc import Iterator
@@ -92,6 +93,23 @@ def test_bfloat16_is_as_near_the_truth_as_the_native_model() -> None:
         fast = optimize(model, dtype=torch.bfloat16)(x)
         assert fast.dtype == torch.bfloat16
         assert error(fast, truth) <= 1.1 * error(native.bfloat16()(x.bfloat16()), truth)
+
+
+def test_a_processor_without_halves_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As AVX2 is, where bfloat16 takes many times as long; the answer keeps what float32 knew."""
+    module = importlib.import_module("pyconv.optimize")  # pyconv.optimize is the function
+    monkeypatch.setattr(module, "computes_in", lambda device, dtype: dtype.itemsize > 2)
+    model, x = settled(tiny()), torch.randn(8, 1, 28, 28)
+    expected = model(x)
+    for fast in (
+        optimize(model, x, dtype=torch.bfloat16),
+        optimize(copy.deepcopy(model).bfloat16()),
+    ):
+        assert next(fast.parameters()).dtype == torch.float32
+        assert fast(x.bfloat16()).dtype == torch.bfloat16
+    assert error(optimize(model, x, dtype=torch.bfloat16)(x), expected) < 0.003  # of one rounding
+    features = optimize(Backbone(settled(tiny())).eval(), dtype=torch.bfloat16)(x)  # type: ignore[arg-type]
+    assert {f.dtype for f in features.values()} == {torch.bfloat16}
 
 
 def test_what_is_pinned_stays_pinned() -> None:
