@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -127,11 +129,20 @@ def test_every_change_keeps_bytes_and_size(tree: Path, channels: int) -> None:
         assert pixels.shape == (channels, 24, 24)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+def claiming(size: int, png: bytes) -> bytes:
+    """A PNG that says it is ``size`` pixels wide and high."""
+    header = b"IHDR" + struct.pack(">II", size, size) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+@pytest.mark.parametrize(("workers", "fault"), [(0, "cut"), (1, "cut"), (0, "huge"), (1, "huge")])
+def test_an_image_that_cannot_be_read_is_named_in_one_line(
+    tmp_path: Path, workers: int, fault: str
+) -> None:
     tree = make_tree(tmp_path, classes=1, train=2, val=1)
     bad = tree / "train" / "class0" / "001.png"
-    bad.write_bytes(bad.read_bytes()[:60])
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:60] if fault == "cut" else claiming(60_000, whole))
     photos = Photos(find_splits(tree).train, batches.augmentation(PAPER, 28), 1)
     loader = batches.train_loader(photos, Order(2, 2, 0, 0, 1, 1), workers, pin=False)
     parts = iter(loader)
@@ -151,4 +162,9 @@ def test_missing_and_differing_folders_are_told(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "t", classes=3, train=1, val=1)
     (tree / "val" / "class2").rename(tree / "val" / "other")
     with pytest.raises(ValueError, match=r"only in train/: class2; only in val/: other"):
+        find_splits(tree)
+    (tree / "val" / "other").rename(tree / "val" / "class2")
+    for image in (tree / "val" / "class2").iterdir():
+        image.unlink()
+    with pytest.raises(ValueError, match=r"no images in the folders of .*val for: class2\."):
         find_splits(tree)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pyconv.files import replacing, write_json, write_result
+from pyconv.files import naming, remove_leftovers, replacing, write_json, write_result
 
 
 def test_a_write_that_fails_half_way_leaves_the_file_before(tmp_path: Path) -> None:
@@ -19,6 +22,39 @@ def test_a_write_that_fails_half_way_leaves_the_file_before(tmp_path: Path) -> N
         raise RuntimeError("power")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pyconv.files import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"af")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of Unix")
+def test_what_a_kill_leaves_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(b"before")
+    kept = {path, tmp_path / ".lock", tmp_path / ".other.pt.00000000", tmp_path / ".last.pt.mine"}
+    for each in kept - {path}:
+        each.touch()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(set(tmp_path.iterdir()) - kept) == 1
+    remove_leftovers(tmp_path, ("last.pt", "best.pt"))
+    assert set(tmp_path.iterdir()) == kept
+    assert path.read_bytes() == b"before"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is Linux's")
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    full = pytest.raises(OSError, match=r"No space left on device: '.*steps\.csv'")
+    with full, naming(tmp_path / "steps.csv"), Path("/dev/full").open("w") as file:
+        file.write("1,2,3")
 
 
 def test_a_result_file_is_whole_or_not_there(tmp_path: Path) -> None:

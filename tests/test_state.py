@@ -38,7 +38,9 @@ class Evil:
         return (Path.touch, (Path("executed"),))
 
 
-@pytest.mark.parametrize("kind", ["cut", "empty", "flipped", "page", "pickle", "weights", "future"])
+@pytest.mark.parametrize(
+    "kind", ["cut", "empty", "flipped", "bit", "page", "pickle", "weights", "future"]
+)
 def test_what_is_no_state_is_one_clear_error(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +57,7 @@ def test_what_is_no_state_is_one_clear_error(
             "cut": whole[: len(whole) // 2],
             "empty": b"",
             "flipped": whole[:40] + bytes(b ^ 255 for b in whole[40:400]) + whole[400:],
+            "bit": whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:],  # of a weight
             "page": b"<html>Not here</html>",
             "pickle": pickle.dumps(Evil()),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -20,7 +21,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import SyncBatchNorm
 from train_fixtures import (
+    Told,
     assert_same_weights,
     environment,
     make_tree,
@@ -32,6 +35,7 @@ from train_fixtures import (
 from pyconv import batches, checkpoint, get_model
 from pyconv.data import Preprocess
 from pyconv.evaluate import evaluate
+from pyconv.learner import freeze_stages, join_norms
 from pyconv.recipe import AUGMENT, PAPER, Recipe
 from pyconv.train import DivergedError, Engine, Summary, main, train
 
@@ -161,6 +165,87 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
     assert_same_weights(tmp_path, finished)
 
 
+def test_a_signal_while_it_validates_saves_and_leaves_at_once(tree: Path, tmp_path: Path) -> None:
+    network = "train_fixtures:told_tiny"
+    recipe = dataclasses.replace(RECIPE, batch_size=8, crop=28)  # validated in two batches
+    Told.told = True
+    assert go(tree, tmp_path / "undisturbed", recipe, model=network).finished
+    Told.told = False
+    assert go(tree, tmp_path / "told", recipe, model=network).exit_code == 143
+    state = torch.load(tmp_path / "told" / "last.pt", weights_only=True)
+    assert state["position"] == {"epoch": 0, "step": 8}  # behind the last step of the first epoch
+    assert state["history"] == []
+    assert go(tree, tmp_path / "told", recipe, model=network).finished
+    assert_same_weights(tmp_path / "told", tmp_path / "undisturbed")
+
+
+def test_tables_that_a_kill_left_behind_the_save_are_made_good(
+    tree: Path, tmp_path: Path, finished: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    log = (finished / "log.csv").read_bytes()
+    (tmp_path / "run" / "log.csv").write_bytes(b"".join(log.splitlines(True)[:-1]))
+    (tmp_path / "run" / "curves.png").unlink()
+    assert go(tree, tmp_path / "run").finished
+    assert (tmp_path / "run" / "log.csv").read_bytes() == log
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_goes_on_elsewhere_takes_its_files_along(
+    tree: Path, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert go(tree, tmp_path / "moved", resume=finished / "last.pt").finished
+    for name in ("best.pt", "log.csv", "steps.csv"):
+        assert (tmp_path / "moved" / name).read_bytes() == (finished / name).read_bytes()
+    assert "best.pt" not in capsys.readouterr().err
+    # Weights of another run, or damaged ones, are none of this one's.
+    place = tmp_path / "loose"
+    place.mkdir()
+    shutil.copy(finished / "last.pt", place)
+    whole = (finished / "best.pt").read_bytes()
+    (place / "best.pt").write_bytes(whole[:-9000] + bytes(9000))
+    assert go(tree, tmp_path / "without", resume=place / "last.pt").finished
+    assert not (tmp_path / "without" / "best.pt").exists()
+    assert "best.pt is missing or damaged" in capsys.readouterr().err
+
+
+def test_norms_that_are_joined_and_frozen_keep_their_statistics() -> None:
+    network = join_norms(get_model(TINY))
+    frozen = freeze_stages(network, 1)
+    network.train()
+    for part in frozen:
+        part.eval()
+    kept = [m for m in (network.bn1, *network.layer1.modules()) if isinstance(m, SyncBatchNorm)]
+    assert len(kept) > 2
+    assert not any(norm.training for norm in kept)
+    assert network.layer2[0].bn1.training
+
+
+def test_a_lost_loader_and_a_lack_of_memory_are_one_clear_line(
+    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path
+) -> None:
+    def kill_loader() -> None:
+        while not (tmp_path / "lost" / "steps.csv").is_file():
+            time.sleep(0.01)
+        while not (loaders := multiprocessing.active_children()):
+            time.sleep(0.01)
+        loaders[0].kill()
+
+    killer = threading.Thread(target=kill_loader)
+    killer.start()
+    recipe = dataclasses.replace(RECIPE, epochs=500)
+    with pytest.raises(OSError, match=r"A loader process is lost .*--workers.*same command"):
+        go(tree, tmp_path / "lost", recipe, engine=dataclasses.replace(ENGINE, workers=1))
+    killer.join()
+    with pytest.raises(OSError, match=r"Memory ran out.*--accumulate 2 goes on"):
+        go(
+            tree,
+            tmp_path / "greedy",
+            dataclasses.replace(RECIPE, crop=28),
+            model="train_fixtures:greedy",
+        )
+
+
 def test_a_finished_run_is_left_as_it_is(tree: Path, tmp_path: Path, finished: Path) -> None:
     shutil.copytree(finished, tmp_path / "copy")
     again = go(tree, tmp_path / "copy")
@@ -275,6 +360,9 @@ def test_bad_input_is_one_clear_line(
     assert "nothere" in refuse(capsys, tree, output, *small, "--weights", "nothere.pth")
     assert "module:function" in refuse(capsys, tree, output, *small, "--model", "no_such:thing")
     assert "Did you mean" in refuse(capsys, tree, output, *small, "--model", "pyconvresnet_tony")
+    with pytest.raises(SystemExit, match="2"):
+        refuse(capsys, tree, output, *small, "--json", tmp_path / "none" / "result.json")
+    assert f"no folder {tmp_path / 'none'}" in capsys.readouterr().err
     error = refuse(capsys, tree, output, *small, "--resume", tmp_path / "gone.pt")
     assert "no checkpoint" in error
     output.mkdir(exist_ok=True)
@@ -288,7 +376,7 @@ def test_two_runs_never_write_into_one_folder(
 ) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr("pyconv.run.LOCK_WAIT", 0)
+    monkeypatch.setattr("pyconv.claim.LOCK_WAIT", 0)
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="Another run is writing"):
         go(tree, tmp_path)
 

@@ -162,12 +162,22 @@ def test_one_and_two_processes_lose_alike(tree: Path, tmp_path: Path) -> None:
     assert one[-1][2] < one[0][2]
 
 
-def test_a_batch_that_two_cannot_share_is_one_clear_error(tree: Path, tmp_path: Path) -> None:
-    code, error = run(tree, *FLAGS, *TWO, "--batch-size", 7, "--output", tmp_path)
-    assert code == 2
+@pytest.mark.parametrize(
+    ("flag", "value", "expected", "told"),
+    [
+        ("--batch-size", 7, 2, "A batch of 7 cannot be shared equally by 2 processes"),
+        ("--freeze", 9, 2, "stages 1 to 4"),
+        ("--lr", 1e30, 1, "The loss is nan at step"),
+    ],
+)
+def test_what_two_processes_cannot_do_is_one_clear_error(
+    tree: Path, tmp_path: Path, flag: str, value: object, expected: int, told: str
+) -> None:
+    code, error = run(tree, *FLAGS, *TWO, flag, value, "--output", tmp_path)
+    assert code == expected
     lines = [line for line in error.splitlines() if line]
     assert len(lines) == 1
-    assert "A batch of 7 cannot be shared equally by 2 processes" in lines[0]
+    assert told in lines[0]
 
 
 @dataclasses.dataclass

@@ -49,9 +49,10 @@ BELOW = {
         "state": "checkpoint files",
         "watch": "files",
         "learner": "batches checkpoint data distributed machine models recipe resnet weights",
-        "run": "batches checkpoint cli distributed evaluate files learner machine recipe state "
-        "watch weights",
-        "train": "cli distributed machine recipe run weights",
+        "claim": "files recipe state",
+        "run": "batches checkpoint claim cli data distributed evaluate files learner machine "
+        "recipe state watch weights",
+        "train": "cli distributed files machine memory recipe run weights",
     }.items()
 }
 

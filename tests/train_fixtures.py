@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +51,38 @@ def real_tree(root: Path, train: int, val: int) -> Path:
 def frozen_norm_tiny(num_classes: int) -> nn.Module:
     """A network whose arithmetic does not depend on how a batch is divided."""
     return pyconvresnet_tiny(num_classes=num_classes, norm_layer=FrozenBatchNorm2d)
+
+
+class Told(nn.Module):
+    """A network that is asked to end, once, while it is validated: by a signal to its process."""
+
+    told = False
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.training and not Told.told:
+            Told.told = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        logits: torch.Tensor = self.network(images)
+        return logits
+
+
+def told_tiny(num_classes: int) -> nn.Module:
+    return Told(pyconvresnet_tiny(num_classes=num_classes))
+
+
+class Greedy(nn.Conv2d):
+    """A layer that needs more memory than any machine has."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) + torch.empty(2**50, device=images.device).sum()
+
+
+def greedy(num_classes: int) -> nn.Module:
+    return nn.Sequential(Greedy(1, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def environment() -> dict[str, str]:

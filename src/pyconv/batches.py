@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ def find_splits(root: str | Path) -> Splits:
     """The images of ``root``/train and ``root``/val, each with one folder per class.
 
     Raises:
-        ValueError: if a folder is missing or empty, or the two do not hold the same classes.
+        ValueError: if a folder is missing, a class has no images, or the two do not hold the same
+            classes.
     """
     root = Path(root).expanduser()
     for name in ("train", "val"):
@@ -72,6 +74,13 @@ def find_splits(root: str | Path) -> Splits:
             f"The classes of train/ and val/ in {root} differ ({told}). Both must hold the same "
             "folders."
         )
+    for name, found in (("train", train), ("val", val)):
+        present = {label for _, label in found.samples}
+        if empty := [c for label, c in enumerate(found.classes) if label not in present]:
+            raise ValueError(
+                f"There are no images in the folders of {root / name} for: {_first(empty)}. Fill "
+                "them, or remove these folders from both train/ and val/."
+            )
     return Splits(train.classes, train.samples, val.samples)
 
 
@@ -120,9 +129,11 @@ class Photos(Dataset[tuple[Tensor, Tensor]]):
         epoch, index = key
         path = self.paths[index]
         try:
-            with Image.open(path) as file:
-                image = file.convert(self.mode)
-        except (OSError, SyntaxError, ValueError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of EXIF and palettes, which change no pixel
+                with Image.open(path) as file:
+                    image = file.convert(self.mode)
+        except Exception as error:  # a damaged file can make a decoder fail in any way
             raise UnreadableImageError(
                 f"{path} cannot be read as an image ({type(error).__name__}). Replace or delete it."
             ) from error

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["replacing", "write_json", "write_result", "write_text"]
+__all__ = ["naming", "remove_leftovers", "replacing", "write_json", "write_result", "write_text"]
+
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what replacing writes first
 
 
 @contextlib.contextmanager
@@ -25,15 +28,38 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     file = temporary.open("xb")
     try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            with file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within, an error of the system names the file: a full disk alone does not say which."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def remove_leftovers(folder: Path, names: Collection[str]) -> None:
+    """Remove what a kill inside :func:`replacing` left beside files of these names.
+
+    Only for a folder that nobody else is writing into.
+    """
+    for path in folder.iterdir():
+        found = TEMPORARY.fullmatch(path.name)
+        if found and found[1] in names:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,7 +26,14 @@ from .recipe import Engine, Recipe
 from .resnet import ResNet
 from .weights import Images, WeightsEnum
 
-__all__ = ["Learner", "build_network", "freeze_stages", "make_optimizer", "preprocess_of"]
+__all__ = [
+    "Learner",
+    "build_network",
+    "freeze_stages",
+    "join_norms",
+    "make_optimizer",
+    "preprocess_of",
+]
 
 GREY = Images(mean=(0.449,), std=(0.226,))  # ImageNet's statistics over all three channels
 
@@ -53,6 +60,12 @@ def build_network(
     if weights is not None:
         checkpoint.load(network, checkpoint.read(str(weights)), str(weights))
     return network
+
+
+def join_norms(network: nn.Module) -> nn.Module:
+    """Let batch norms see the images of all processes; before freezing, which marks modules."""
+    joined: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return joined
 
 
 def freeze_stages(network: nn.Module, stages: int) -> list[nn.Module]:
@@ -133,8 +146,6 @@ class Learner:
         torch.backends.cudnn.benchmark = not engine.deterministic
         self.layout = torch.channels_last if engine.channels_last else torch.contiguous_format
         network = network.to(device).to(memory_format=self.layout)
-        if recipe.sync_bn and world.several:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network
         parallel = (
             DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)

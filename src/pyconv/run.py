@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import batches, checkpoint, cli, machine, watch
 from .batches import Splits, derive_seed
-from .distributed import Stop, World
+from .claim import Claim, is_best_of
+from .data import Preprocess
+from .distributed import SIGNALS, Stop, World
 from .evaluate import evaluate
 from .files import write_json
-from .learner import Learner, build_network, freeze_stages, preprocess_of
+from .learner import Learner, build_network, freeze_stages, join_norms, preprocess_of
 from .recipe import Engine, Recipe, differences, learning_rate, part_size
-from .state import FORMAT, read_state, write_state
+from .state import FORMAT, write_state
 from .weights import WeightsEnum
 
 __all__ = ["DivergedError", "Run", "Summary"]
-
-LOCK_WAIT = 20  # seconds: the loaders of a killed run live a little longer, and hold its lock
 
 
 class DivergedError(ArithmeticError):
@@ -67,7 +66,7 @@ class Run:
     ) -> None:
         self.world, self.device, self.stop = world, device, stop
         self.output, self.recipe, self.engine = output, recipe, engine
-        self.lock = FileLock(output / ".lock")
+        self.claim = Claim(output)
         self.began = time.monotonic()
         self.epoch = self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -91,9 +90,14 @@ class Run:
         networks: list[nn.Module] = []
         start = None if resume or (self.output / "last.pt").exists() else weights
         world.on_first(lambda: networks.append(build_network(model, len(splits.classes), start)))
-        network = networks[0] if networks else build_network(model, len(splits.classes))
-        frozen = freeze_stages(network, freeze)
-        self.preprocess = preprocess_of(model, network, recipe)
+
+        def shape() -> tuple[nn.Module, list[nn.Module], Preprocess]:
+            network = networks[0] if networks else build_network(model, len(splits.classes))
+            if recipe.sync_bn and world.several:
+                network = join_norms(network)
+            return network, freeze_stages(network, freeze), preprocess_of(model, network, recipe)
+
+        network, frozen, self.preprocess = world.on_all(shape)
         self.identity = {
             "model": model,
             "weights": None if weights is None else str(weights),
@@ -112,6 +116,8 @@ class Run:
         world.on_first(self._open_logs)
 
     def _open_logs(self) -> None:
+        if self.history:  # a kill may have come between a save and the tables
+            self._show_history()
         self.steps_log = watch.StepLog(self.output / "steps.csv", self.epoch, self.step)
         if self.engine.tensorboard:
             self.board = watch.Board(self.output / "tensorboard", self.epoch)
@@ -132,33 +138,12 @@ class Run:
 
     def _claim(self, resume: str | Path | None) -> dict[str, Any] | None:
         """Take the output folder for this run alone; the state to go on from, if there is one."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        try:
-            self.lock.acquire(timeout=LOCK_WAIT)
-        except Timeout:
-            raise ValueError(
-                f"Another run is writing into {self.output}. Wait for it, or give another --output."
-            ) from None
-        own = self.output / "last.pt"
-        source = own if resume is None else Path(resume).expanduser()
-        if resume is None and not own.exists():
-            return None
-        if own.exists() and source.resolve() != own.resolve():
-            raise ValueError(
-                f"{self.output} holds a run of its own and --resume names another. Leave --resume "
-                "out, or give another --output."
-            )
-        state = read_state(source)
-        there = state["run"]
-        wrong = differences(there["identity"] | there["recipe"], self.identity | self._recipe())
-        if not wrong and state["classes"] != list(self.splits.classes):
-            wrong = "the names of the classes"
-        if wrong:
-            raise ValueError(
-                f"{source} is of another run: {wrong}. Ask for the same, or give another --output "
-                f"(with --weights {source} to start from its weights)."
-            )
-        return state
+        self.claim.take()
+        return self.claim.go_on(resume, self._identify(), self.splits.classes)
+
+    def _identify(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        return {"identity": self.identity, "recipe": self._recipe()}
 
     def _recipe(self) -> dict[str, Any]:
         return self.recipe.as_dict()
@@ -190,12 +175,9 @@ class Run:
         """Train to the end, or to where the processes agree to stop."""
         code = cli.DONE
         while self.epoch < self.recipe.epochs and code == cli.DONE:
-            code = self._train_epoch()
-            if code == cli.DONE:
-                self._end_epoch()
-        if code == cli.DONE:
-            self.stop.settle()
-        else:
+            code = self._train_epoch() or self._end_epoch()
+        self.stop.settle()
+        if code != cli.DONE:
             self._save()
         return self._summarise(code)
 
@@ -246,19 +228,21 @@ class Run:
         here = torch.cat([self.seen.cpu(), torch.tensor([self.learner.waited])])
         values = self.world.total(here).tolist()
         losses = [value / self.world.size for value in values[:count]]
-        first = self.step - count
-        for step, (rate, loss) in enumerate(zip(self.rates, losses, strict=True), first):
-            if not math.isfinite(loss):
-                raise DivergedError(self._divergence(f"The loss is {loss}", step, rate))
-        if self.world.first:
-            rows = zip(range(first + 1, self.step + 1), self.rates, losses, strict=True)
-            self.steps_log.write([(self.epoch + 1, *row) for row in rows])
+        self.world.on_first(lambda: self._log_steps(losses))
         self.totals["loss"] += sum(losses)
         self.totals["correct"] += values[-2]
         self.totals["waiting"] += values[-1] / self.world.size
         self.rates.clear()
         self.seen.zero_()
         self.learner.waited = 0.0
+
+    def _log_steps(self, losses: list[float]) -> None:
+        first = self.step - len(losses)
+        rows = list(zip(range(first + 1, self.step + 1), self.rates, losses, strict=True))
+        for step, rate, loss in rows:
+            if not math.isfinite(loss):
+                raise DivergedError(self._divergence(f"The loss is {loss}", step - 1, rate))
+        self.steps_log.write([(self.epoch + 1, *row) for row in rows])
 
     def _divergence(self, what: str, step: int, rate: float) -> str:
         last = self.output / "last.pt"
@@ -271,23 +255,22 @@ class Run:
         where = f"step {step + 1} of epoch {self.epoch + 1} (learning rate {rate:g})"
         return f"{what} at {where}. {kept}"
 
-    def _end_epoch(self) -> None:
-        """Validate, write the tables, save."""
+    def _end_epoch(self) -> int:
+        """Validate, save, write the tables; the exit code if a signal cut the validation short."""
+        noted = self.stop.noted
         network = self.learner.averaged
         # The norms of each process have seen other images: all validate with the first one's.
         self.world.spread(network.buffers())
         with self.learner.autocast():
             own = evaluate(
-                network, self.val_loader, normalise=self.preprocess.normalise, device=self.device
-            )
+                network, self.val_loader, normalise=self.preprocess.normalise, device=self.device,
+                stop=lambda: bool(noted),
+            )  # fmt: skip
+        if code := max(self.world.gather(SIGNALS[noted[0]] if own.partial else cli.DONE)):
+            return code  # the save is behind the last step, and the validation begins anew
         counts = [own.images, own.correct1, own.correct5, own.loss * own.images]
         images, right1, right5, loss = self.world.total(torch.tensor(counts)).tolist()
-        if not math.isfinite(loss):
-            steps = self.order.steps
-            rate = learning_rate(self.recipe, self.epoch, steps - 1, steps)
-            raise DivergedError(
-                self._divergence("The validation loss is not finite", steps - 1, rate)
-            )
+        self.world.on_first(lambda: self._require_finite(loss))
         trained = self.order.steps * self.recipe.batch_size
         spent = max(self.totals["seconds"], 1e-9)
         row = {
@@ -307,8 +290,13 @@ class Run:
         self.epoch, self.step = self.epoch + 1, 0
         self.totals |= {"loss": 0.0, "correct": 0.0, "waiting": 0.0, "seconds": 0.0}
         self._save(better)
-        if self.world.first:
-            self._show(row)
+        self.world.on_first(lambda: self._show(row))
+        return cli.DONE
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            what, last = "The validation loss is not finite", self.order.steps - 1
+            raise DivergedError(self._divergence(what, last, self.learner.rate))
 
     def _save(self, best: bool = False) -> None:
         """Write ``last.pt``, and ``best.pt`` before it, in the first process alone."""
@@ -332,7 +320,7 @@ class Run:
                 "mean": list(images.mean),
                 "std": list(images.std),
             },
-            "run": {"identity": self.identity, "recipe": self._recipe()},
+            "run": self._identify(),
             "history": self.history,
         }
         if best:
@@ -357,6 +345,8 @@ class Run:
             now = {"size": self.world.size, "accumulate": self.engine.accumulate}
             if changed := differences(state["processes"], now):
                 _tell(f"Not bit for bit what the run would have been: processes {changed}.")
+            if self.history and not is_best_of(self.output / "best.pt", state):
+                _tell("best.pt is missing or damaged: only a better epoch will write it anew.")
 
     def _seconds(self) -> float:
         return self.totals["before"] + time.monotonic() - self.began
@@ -368,13 +358,17 @@ class Run:
             f"top-1 {row['val_top1']:.2f} % (best {best:.2f}), "
             f"{row['images_per_second']:,.0f} images/s"
         )
-        watch.write_table(self.output / "log.csv", self.history)
-        title = f"{self.identity['model']} on {len(self.splits.train):,} images"
-        drawn = watch.draw_curves(self.output / "curves.png", title, self.history)
+        drawn = self._show_history()
         if not drawn and row["epoch"] == 1:
             _tell("curves.png is left out: it needs matplotlib (pip install matplotlib).")
         if self.board is not None:
             self.board.write(row)
+
+    def _show_history(self) -> bool:
+        """Write the table and the curves of all epochs; False where there are no curves."""
+        watch.write_table(self.output / "log.csv", self.history)
+        title = f"{self.identity['model']} on {len(self.splits.train):,} images"
+        return watch.draw_curves(self.output / "curves.png", title, self.history)
 
     def _summarise(self, code: int) -> Summary:
         tops = [row["val_top1"] for row in self.history]
@@ -386,8 +380,7 @@ class Run:
             images_per_second=self.history[-1]["images_per_second"] if tops else None,
             exit_code=code,
         )
-        if self.world.first:
-            self._write_summary(summary)
+        self.world.on_first(lambda: self._write_summary(summary))
         return summary
 
     def _write_summary(self, summary: Summary) -> None:
@@ -409,7 +402,7 @@ class Run:
         write_json(self.output / "summary.json", content)
 
     def close(self) -> None:
-        self.lock.release()
+        self.claim.release()
 
 
 def _tell(text: str) -> None:

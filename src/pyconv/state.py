@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ import torch
 from .checkpoint import CheckpointError
 from .files import replacing
 
-__all__ = ["read_state", "write_state"]
+__all__ = ["read_best", "read_state", "write_state"]
 
 FORMAT = 1
-PARTS = {
+BEST = {
     "format": int,
     "state_dict": Mapping,  # the weights to use: averaged ones where the recipe averages
     "run": dict,  # what must be the same for a run to go on
+    "history": list,
+}
+PARTS = BEST | {
     "position": dict,
     "training": dict,  # the live weights, optimizer, scaler and averages
-    "history": list,
 }
 
 
@@ -44,16 +47,26 @@ def write_state(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read the checkpoint of a training run, onto the CPU.
+    """Read the checkpoint that a training run goes on from, onto the CPU.
 
     Raises:
         CheckpointError: if it is none, or is damaged.
         FileNotFoundError: if there is no file at ``path``.
     """
+    return _read(path, PARTS)
+
+
+def read_best(path: Path) -> dict[str, Any]:
+    """Read the weights of the best epoch with what is said about them, as :func:`read_state`."""
+    return _read(path, BEST)
+
+
+def _read(path: Path, parts: Mapping[str, type]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path} to go on from.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sums(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is no checkpoint of pyconv-train, or is damaged; nothing in it was executed. "
@@ -64,7 +77,7 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{path} is damaged or cut short ({type(error).__name__}). {_cure(path)}"
         ) from error
     if not isinstance(content, dict) or not all(
-        isinstance(content.get(part), kind) for part, kind in PARTS.items()
+        isinstance(content.get(part), kind) for part, kind in parts.items()
     ):
         raise CheckpointError(
             f"{path} holds no state of a training run: it may be weights alone, which --weights "
@@ -76,6 +89,17 @@ def read_state(path: Path) -> dict[str, Any]:
             "the version of pyconv that wrote it, or start anew from its weights: --weights."
         )
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Prove that no bit of a zip has changed: PyTorch writes check sums and does not look at them.
+
+    Raises:
+        BadZipFile: if one has.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if (member := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(member)
 
 
 def _cure(path: Path) -> str:

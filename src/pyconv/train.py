@@ -19,7 +19,9 @@ import torch
 
 from . import cli
 from .distributed import SIGNALS, Stop, is_started, joined, launch, noting
+from .files import write_result
 from .machine import choose_device
+from .memory import NO_MEMORY
 from .recipe import PAPER, RECIPES, Engine, Recipe
 from .run import DivergedError, Run, Summary
 from .weights import WeightsEnum
@@ -60,7 +62,7 @@ def train(
         ValueError: if something asked for does not exist or does not fit.
         CheckpointError: if a checkpoint is damaged or of another network.
         DivergedError: if the loss is no longer finite; what was saved before is kept.
-        OSError: if something cannot be written, or another process is lost.
+        OSError: if something cannot be written, memory runs out, or a process is lost.
     """
     engine = engine or Engine()
     device = choose_device(engine.device)
@@ -70,8 +72,30 @@ def train(
         try:
             run.prepare(data, model, weights, freeze, resume)
             return run.go()
+        except RuntimeError as error:
+            if (told := _explain(error, engine)) is None:
+                raise
+            raise OSError(told) from error
         finally:
             run.close()
+
+
+CURE = "Run the same command again to go on from the last save."
+
+
+def _explain(error: RuntimeError, engine: Engine) -> str | None:
+    """What a failure of PyTorch means to the user; None if it is not one to be expected."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        reason = text[text.index("DataLoader worker") :].splitlines()[0].rstrip(" .")
+        return f"A loader process is lost ({reason}). If memory is short, lower --workers. {CURE}"
+    if any(sign in text for sign in NO_MEMORY):
+        parts = 2 * engine.accumulate
+        return (
+            "Memory ran out. Compute the batch in smaller parts: the same command with "
+            f"--accumulate {parts} goes on from the last save."
+        )
+    return None
 
 
 EXAMPLES = """\
@@ -89,8 +113,6 @@ EXAMPLES = """\
 exit codes: 0 done, 1 failed, 2 wrong usage or bad input; saved and left early: 124 time limit,
 130 interrupted, 143 terminated. The same command goes on where a run was left.
 """
-
-CURE = "Run the same command again to go on from the last save."
 
 
 def seconds(text: str) -> float:
@@ -128,7 +150,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(argv: Sequence[str] | None) -> int:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.json is not None and not args.json.absolute().parent.is_dir():  # before days of work
+        parser.error(f"there is no folder {args.json.absolute().parent} to write --json into")
     recipe = cli.read_fields(args, RECIPES[args.recipe])
     engine = cli.read_fields(args, Engine())
     count = _processes(args.nproc_per_node, engine.device)
@@ -150,7 +175,8 @@ def _command(argv: Sequence[str] | None) -> int:
     if os.environ.get("RANK", "0") == "0":
         cli.say(_report(args.output, summary))
         if args.json is not None:
-            args.json.write_bytes((args.output / "summary.json").read_bytes())
+            summary_file = args.output.expanduser() / "summary.json"
+            write_result(args.json, summary_file.read_text("utf-8"))
     return summary.exit_code
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import replacing
+from .files import naming, replacing
 
 __all__ = ["Board", "StepLog", "draw_curves", "write_table"]
 
@@ -39,7 +39,7 @@ class StepLog:
 
     def write(self, rows: Sequence[tuple[int, int, float, float]]) -> None:
         """Append the rows of some steps."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(f"{e},{s},{lr:.6g},{loss:.9g}\n" for e, s, lr, loss in rows)
 
 
