@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from . import checkpoint, cli, machine, report, store
 from .data import Batch, Preprocess, make_loader
 from .distributed import World, is_started, joined, launch, noting
-from .files import write_result
+from .files import prove_writable, write_result
 from .layouts import ImageList, find_images
 from .memory import Halving
 from .metrics import Metrics, Tally, merge
@@ -142,6 +143,8 @@ def _note_faults(batch: Batch, tally: Tally, strict: bool) -> None:
             raise ValueError(f"{fault.path} cannot be read: {fault.reason}")
         if len(tally.faults) < NAMED:
             tqdm.write(f"{fault.path} cannot be read: {fault.reason}", file=sys.stderr)
+        elif len(tally.faults) == NAMED:
+            tqdm.write("Further ones are named in the result alone (--json).", file=sys.stderr)
         tally.faults.append(fault)
 
 
@@ -230,11 +233,12 @@ def _prepare(job: Job, engine: Engine) -> nn.Module:
     """The model on its device, in its dtype and layout, made faster as asked for."""
     model = job.model.to(engine.device).eval()
     channels, crop = len(job.preprocess.mean), job.preprocess.crop
-    example = torch.zeros(engine.batch_size, channels, crop, crop, device=engine.device)
+    sides = (channels, crop, crop)
     if engine.optimize:
         from .optimize import optimize
 
-        few = example[:16]  # enough to time each way of computing
+        # Enough to time each way of computing.
+        few = torch.zeros(min(engine.batch_size, 16), *sides, device=engine.device)
         model = optimize(model, few, dtype=engine.dtype, compile=engine.compile)
     else:
         layout = torch.channels_last if engine.channels_last else torch.contiguous_format
@@ -243,7 +247,8 @@ def _prepare(job: Job, engine: Engine) -> nn.Module:
             model.compile()
     if engine.compile:  # now, so that the images per second are not those of the compiler
         with torch.inference_mode(), contextlib.suppress(torch.OutOfMemoryError):
-            model(example.to(engine.dtype))
+            size = (engine.batch_size, *sides)
+            model(torch.zeros(size, device=engine.device, dtype=engine.dtype))
     return model
 
 
@@ -350,22 +355,37 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for path in (args.json, args.csv, args.predictions):  # before hours of work
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f"there is no folder {path.absolute().parent} to write {path.name} into")
+        if path is not None:
+            prove_writable(path)
     if args.csv is not None:
         report.check_csv(args.csv)
     return args
 
 
 def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Namespace) -> None:
-    cli.say(report.table(result))
+    """Say and write the result; one place where that fails costs none of the others theirs."""
+
+    def predictions(path: Path) -> None:
+        samples, classes = job.images.samples, job.images.classes
+        write_result(path, report.predictions_csv(samples, metrics.predictions, classes))
+
+    outputs: list[tuple[Path | None, Callable[[Path], None]]] = [
+        (Path("stdout"), lambda _: cli.say(report.table(result))),
+        (args.json, lambda path: write_result(path, result)),
+        (args.csv, lambda path: report.append_csv(path, result)),
+        (args.predictions, predictions),
+    ]
+    failures = []
+    for path, write in outputs:
+        try:
+            if path is not None:
+                write(path)
+        except OSError as error:
+            failures.append(f"{path} could not be written: {error.strerror or error}")
     if (advice := report.hint(result)) is not None:
         sys.stderr.write(f"{advice}\n")
-    if args.json is not None:
-        write_result(args.json, result)
-    if args.csv is not None:
-        report.append_csv(args.csv, result)
-    if args.predictions is not None:
-        text = report.predictions_csv(job.images.samples, metrics.predictions, job.images.classes)
-        write_result(args.predictions, text)
+    if failures:
+        raise OSError("; ".join(failures))
 
 
 def _announce(images: ImageList) -> None:
@@ -423,7 +443,7 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
 
 def _fingerprint(images: ImageList) -> str:
     names = "\n".join(f"{path.name} {label}" for path, label in images.samples)
-    return hashlib.sha256(names.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(names)).hexdigest()  # names need not be valid UTF-8
 
 
 def _command(argv: Sequence[str] | None) -> int:
