@@ -40,14 +40,15 @@ BELOW = {
         "memory": "",
         "machine": "",
         "distributed": "cli machine",
-        "evaluate": "checkpoint cli data distributed files layouts machine memory metrics models "
-        "report store weights",
+        "scoring": "data distributed memory metrics",
+        "evaluate": "checkpoint cli data distributed files layouts machine metrics models report "
+        "scoring store weights",
         "recipe": "",
         "batches": "data layouts recipe",
         "state": "checkpoint files",
         "watch": "files",
         "learner": "batches checkpoint data distributed machine models recipe resnet weights",
-        "run": "batches checkpoint cli distributed evaluate files learner machine recipe state "
+        "run": "batches checkpoint cli distributed files learner machine recipe scoring state "
         "watch weights",
         "train": "cli distributed machine recipe run weights",
     }.items()

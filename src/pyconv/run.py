@@ -21,10 +21,10 @@ from tqdm import tqdm
 from . import batches, checkpoint, cli, machine, watch
 from .batches import Splits, derive_seed
 from .distributed import Stop, World
-from .evaluate import evaluate
 from .files import write_json
 from .learner import Learner, build_network, freeze_stages, preprocess_of
 from .recipe import Engine, Recipe, differences, learning_rate, part_size
+from .scoring import evaluate
 from .state import FORMAT, read_state, write_state
 from .weights import WeightsEnum
 
