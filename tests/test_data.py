@@ -136,6 +136,23 @@ def test_what_cannot_be_read_is_named_and_left_out(fast: bool, tmp_path: Path) -
     assert all(fault.reason for fault in batch.faults)
 
 
+def test_a_picture_too_large_for_pil_is_refused_the_fast_way_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # as if the picture had 200 megapixels
+    images = image_list(tmp_path, {"1.JPEG": photos.encode(photos.picture(1, 60, 50))})
+    for fast in (False, True):
+        (batch,) = make_loader(images, WEIGHTS.transforms(32, 36), fast_decode=fast)
+        assert "exceeds limit" in batch.faults[0].reason
+
+
+def test_reasons_are_in_words(tmp_path: Path) -> None:
+    images = image_list(tmp_path, {"1.JPEG": b"", "2.JPEG": b"words"})
+    (batch,) = make_loader(images, WEIGHTS.transforms(32, 36))
+    reasons = [fault.reason for fault in batch.faults]
+    assert reasons == ["the file is empty", "it is no image of a kind that PIL knows"]
+
+
 def test_a_batch_of_nothing_readable_is_empty(tmp_path: Path) -> None:
     (batch,) = make_loader(image_list(tmp_path, {"1.JPEG": b""}), WEIGHTS.transforms(32, 36))
     assert batch.pixels.shape == (0, 3, 32, 32)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,33 @@ def lose(words: list[str]) -> int:
 def test_a_process_that_is_killed_ends_the_others() -> None:
     with pytest.raises(LostProcessError, match=r"process 0 of 2 was ended by SIGKILL.* Try again"):
         launch(lose, [], 2, "Try again.")
+
+
+def rest(words: list[str]) -> int:
+    return cli.run("job", lambda _: time.sleep(60) or cli.DONE, None)
+
+
+def test_an_interruption_while_processes_start_ends_them_in_order(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt() -> None:
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert launch(rest, [], 2) == cli.INTERRUPTED
+    thread.join()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def look(words: list[str]) -> int:
+    return cli.DONE if multiprocessing.get_start_method() == words[0] else cli.FAILED
+
+
+def test_loaders_of_launched_processes_start_as_in_a_single_one() -> None:
+    assert launch(look, [multiprocessing.get_start_method()], 1) == cli.DONE
 
 
 def test_alone_the_same_calls_need_no_other_process() -> None:

@@ -215,6 +215,46 @@ def test_csv_grows_by_a_row_a_run(flat: Path, checkpoint: Path, tmp_path: Path) 
     assert table.read_text() == "another,table\n"
 
 
+def test_a_row_is_never_appended_to_half_a_line(
+    flat: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "all.csv"
+    options = [flat, "--model", MODEL, "--checkpoint", checkpoint, "--csv", table]
+    run(tmp_path / "r.json", *options)
+    table.write_bytes(table.read_bytes().rstrip())
+    run(tmp_path / "r.json", *options)
+    assert [row["images"] for row in csv.DictReader(table.open())] == ["23", "23"]
+
+
+def test_a_result_that_cannot_be_written_costs_no_other(
+    flat: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(flat), "--model", MODEL, "--checkpoint", str(checkpoint)]
+    table, rows = tmp_path / "all.csv", tmp_path / "p.csv"
+    places = ["--json", "/dev/full", "--csv", str(table), "--predictions", str(rows)]
+    assert main([*options, *places]) == 1
+    assert "/dev/full could not be written: No space left" in capsys.readouterr().err
+    assert len(list(csv.DictReader(table.open()))) == 1
+    assert len(list(csv.DictReader(rows.open()))) == 23
+
+
+def test_names_that_are_no_utf8_are_written_as_they_are(checkpoint: Path, tmp_path: Path) -> None:
+    name = b"caf\xe9_" + IMAGES[0].synset.encode() + b".JPEG"
+    (tmp_path / "data").mkdir()
+    Path(os.fsdecode(bytes(tmp_path / "data") + b"/" + name)).write_bytes(IMAGES[0].data)
+    options = [tmp_path / "data", "--model", MODEL, "--checkpoint", checkpoint]
+    code, result = run(tmp_path / "r.json", *options, "--predictions", tmp_path / "p.csv")
+    assert (code, result["images"]) == (0, 1)
+    assert name in (tmp_path / "p.csv").read_bytes()
+
+
+def test_a_batch_of_any_size_takes_the_memory_of_its_images(
+    flat: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    options = [str(flat), "--model", MODEL, "--checkpoint", str(checkpoint)]
+    assert main([*options, "--batch-size", "1000000000"]) == 0
+
+
 def test_predictions_name_path_label_and_top_five(
     flat: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -310,6 +350,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "nowhere to write": (
         ["{flat}", "--model", MODEL, "--csv", "/nowhere/all.csv"],
         "no folder /nowhere to write all.csv into",
+    ),
+    "a folder to write": (
+        ["{flat}", "--model", MODEL, "--json", "{flat}"],
+        "cannot be written: it is a folder",
+    ),
+    "a place to write that takes no files": (
+        ["{flat}", "--model", MODEL, "--predictions", "/proc/p.csv"],
+        "/proc/p.csv cannot be written",
     ),
     "a crop too large": (
         ["{flat}", "--model", MODEL, "--checkpoint", "{ckpt}", "--crop", "40", "--resize", "30"],

@@ -15,8 +15,9 @@ from torch.utils.data import DistributedSampler
 from pyconv import pyconvresnet_tiny
 from pyconv.data import find_images, make_loader
 from pyconv.distributed import World
-from pyconv.evaluate import _one_behind, evaluate, main
+from pyconv.evaluate import evaluate, main
 from pyconv.metrics import Tally, merge
+from pyconv.scoring import _one_behind
 from pyconv.weights import PyConvResNetTiny_Weights
 
 PREPROCESS = PyConvResNetTiny_Weights.DEFAULT.transforms()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +98,76 @@ def test_what_has_no_label_is_named(tmp_path: Path) -> None:
     assert [path.name for path in find_images(tmp_path / "own").skipped] == ["1.jpg.part", "photo"]
 
 
+def test_images_beside_the_class_folders_are_named_as_left_out(tmp_path: Path) -> None:
+    """As where the unpacking into folders ended half-way."""
+    touch(tmp_path, "n01440764/1.JPEG", "ILSVRC2012_val_00000002.JPEG", "notes.txt")
+    images = find_images(tmp_path, 1000)
+    assert len(images.samples) == 1
+    assert [path.name for path in images.skipped] == ["ILSVRC2012_val_00000002.JPEG"]
+
+
+def test_a_tar_is_read_as_tar_would_unpack_it(tmp_path: Path) -> None:
+    name = "ILSVRC2012_val_00000001.JPEG"
+    path = tmp_path / "odd.tar"
+    with tarfile.open(path, "w") as archive:
+        for member, data in {
+            f"./val/{name}": b"the older pixels",
+            f"val/{name}": b"pixels",
+            f"val/._{name}": b"a Mac's own",
+            "n01440764/._2.JPEG": b"a Mac's own",
+            "__MACOSX/n01440764/3.JPEG": b"a Mac's own",
+            "n01440764/4.JPEG": b"more pixels",
+        }.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("val/ILSVRC2012_val_00000002.JPEG")
+        link.type, link.linkname = tarfile.SYMTYPE, name
+        archive.addfile(link)
+    images = find_images(path)
+    read = {place.name: images.read(n) for n, (place, _) in enumerate(images.samples)}
+    assert read == {name: b"pixels", "4.JPEG": b"more pixels"}
+    assert [place.name for place in images.skipped] == ["ILSVRC2012_val_00000002.JPEG"]
+
+
+def test_a_tar_cut_off_or_in_a_folder_is_said(tmp_path: Path) -> None:
+    (whole,) = photos.tar(tmp_path / "data", IMAGES)
+    data = Path(whole).read_bytes()
+    with tarfile.open(whole) as archive:
+        second = archive.getmembers()[1].offset
+    for end in (second, second + 100, second + 600):  # between two, in a header, in an image
+        photos.write(tmp_path / "cut.tar", data[:end])
+        with pytest.raises(ValueError, match="cut off: fetch or copy it again"):
+            find_images(tmp_path / "cut.tar")
+    with pytest.raises(ValueError, match=f"For the images in ILSVRC2012_img_val.tar, give {whole}"):
+        find_images(tmp_path / "data")
+
+
+WRITTEN = {
+    "spaces": b"a b.jpg   0\nc.jpg 1\n",
+    "tabs": b"a b.jpg\t0\nc.jpg\t1\n",
+    "lines as on Windows": b"a b.jpg 0\r\nc.jpg 1\r\n",
+    "commas and a header": b"image,label\na b.jpg,0\nc.jpg, 1\n",
+    "quotes": b'"image","label"\n"a b.jpg","0"\n"c.jpg","1"\n',
+    "a mark in front": b"\xef\xbb\xbfa b.jpg 0\nc.jpg 1\n",
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_a_list_can_be_written_in_any_usual_form(form: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a b.jpg", "c.jpg")
+    photos.write(tmp_path / "val.txt", WRITTEN[form])
+    images = find_images(tmp_path, 2, labels=tmp_path / "val.txt")
+    assert [(path.name, label) for path, label in images.samples] == [("a b.jpg", 0), ("c.jpg", 1)]
+    assert images.source == "val.txt"
+
+
+def test_a_first_line_that_names_a_file_is_no_header(tmp_path: Path) -> None:
+    touch(tmp_path, "a.gif", "b.jpg")
+    photos.write(tmp_path / "val.txt", b"a.gif 0\nb.jpg 1\n")
+    assert len(find_images(tmp_path, 2, labels=tmp_path / "val.txt").samples) == 2
+
+
 def test_a_list_of_numbers_leaves_room_for_the_models_classes(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg")
     photos.write(tmp_path / "val.txt", b"a.jpg 3\nb.jpg 10\ngone.jpg 12\n")
@@ -141,6 +213,9 @@ LISTS = {
     "too large": (b"a.jpg 1\nb.jpg 1001\n", "'1001', which the model does not know"),
     "nothing there": (b"c.jpg 1\n", "names no image that is there: c.jpg"),
     "empty": (b"\n", "names no image that is there"),
+    "no label": (b"a.jpg 1\nb.jpg -1\n", "'-1' is no position"),
+    "names among positions": (b"a.jpg 1\nb.jpg cat\n", "'cat' is no position"),
+    "another encoding": ("a.jpg 1\n".encode("utf-16"), "val.txt is no text in UTF-8"),
 }
 
 

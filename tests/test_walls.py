@@ -42,16 +42,17 @@ BELOW = {
         "memory": "",
         "machine": "",
         "distributed": "cli machine",
-        "evaluate": "checkpoint cli data distributed files layouts machine memory metrics models "
-        "report store weights",
+        "scoring": "data distributed memory metrics",
+        "evaluate": "checkpoint cli data distributed files layouts machine metrics models report "
+        "scoring store weights",
         "recipe": "",
         "batches": "data layouts recipe",
         "state": "checkpoint files",
         "watch": "files",
         "learner": "batches checkpoint data distributed machine models recipe resnet weights",
         "claim": "files recipe state",
-        "run": "batches checkpoint claim cli data distributed evaluate files learner machine "
-        "recipe state watch weights",
+        "run": "batches checkpoint claim cli data distributed files learner machine recipe scoring "
+        "state watch weights",
         "train": "cli distributed files machine memory recipe run weights",
     }.items()
 }

@@ -87,19 +87,26 @@ def decode(data: bytes, fast: bool = False) -> Image | Tensor:
     Raises:
         OSError, ValueError, ...: whatever a damaged file makes a decoder raise.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
+    if not data:
+        raise ValueError("the file is empty")
     if fast and data.startswith(JPEG_MAGIC):
         picture = _decode_jpeg(data)
         if picture is not None:
             return picture
-    image = Image.open(io.BytesIO(data))
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image of a kind that PIL knows") from error
     image.load()
     return image
 
 
 def _decode_jpeg(data: bytes) -> Tensor | None:
     """A JPEG in colour or grey, decoded without PIL; None where that is not to be had."""
+    from PIL import Image
+
     try:
         from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -108,6 +115,9 @@ def _decode_jpeg(data: bytes) -> Tensor | None:
     except (ImportError, RuntimeError):  # a torchvision without decoders, a damaged file: ask PIL
         return None
     if len(picture) not in (1, 3):  # CMYK, which Adobe inverts and PIL knows how
+        return None
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and picture[0].numel() > 2 * most:  # PIL refuses it: count the same
         return None
     return picture.expand(3, -1, -1)
 

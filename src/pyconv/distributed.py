@@ -6,6 +6,8 @@ none of them and takes the same path.
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -282,16 +285,18 @@ def launch(
     words = list(sys.argv[1:] if argv is None else argv)
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder) / "meeting").as_uri()
-        context = start_processes(
-            _child, (command, words, processes, meeting), processes, join=False
-        )
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             for process in context.processes:
                 if process.is_alive() and process.pid is not None:
                     os.kill(process.pid, number)
 
-        with handling(tuple(SIGNALS), pass_on):
+        with contextlib.ExitStack() as after:
+            with _held_back():
+                context = start_processes(
+                    _child, (command, words, processes, meeting), processes, join=False
+                )
+                after.enter_context(handling(tuple(SIGNALS), pass_on))
             try:
                 while not context.join(grace_period=GRACE):
                     pass
@@ -305,6 +310,20 @@ def launch(
     return cli.DONE
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Processes started within take note of Ctrl-C, but only once they let it through.
+
+    Else it would hit their imports, which know no better than to print a traceback.
+    """
+    resource_tracker.ensure_running()  # where it starts later, it lets signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _child(
     index: int, command: Callable[[list[str]], int], words: list[str], processes: int, meeting: str
 ) -> None:
@@ -316,4 +335,11 @@ def _child(
         MEETING: meeting,
     }
     os.setsid()  # Ctrl-C reaches the launcher alone, which passes it on once
+    # Processes that this one starts in its turn, such as those of a loader, start as they do
+    # elsewhere, and not by importing everything again.
+    multiprocessing.set_start_method(None, force=True)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    except KeyboardInterrupt:
+        raise SystemExit(cli.INTERRUPTED) from None
     raise SystemExit(command(words))

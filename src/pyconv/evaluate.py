@@ -1,4 +1,4 @@
-"""Count what a model gets right on labelled images: ``evaluate()`` and the command pyconv-eval.
+"""The command pyconv-eval around :func:`evaluate`, which is to be imported from here.
 
 pyconv-eval /data/imagenet --model pyconvresnet50
 torchrun --nproc-per-node 8 -m pyconv.evaluate /data/imagenet --model pyconvresnet50
@@ -11,146 +11,30 @@ import contextlib
 import datetime
 import hashlib
 import json
+import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from tqdm import tqdm
+from torch import nn
 
 from . import checkpoint, cli, machine, report, store
-from .data import Batch, Preprocess, make_loader
+from .data import Preprocess, make_loader
 from .distributed import World, is_started, joined, launch, noting
-from .files import write_result
+from .files import prove_writable, write_result
 from .layouts import ImageList, find_images
-from .memory import Halving
-from .metrics import Metrics, Tally, merge
+from .metrics import Metrics
 from .models import WEIGHTS, get_model, resolve_weights
+from .scoring import evaluate
 from .weights import PyConvResNet50_Weights, PyConvResNetTiny_Weights, WeightsEnum, sample_file
 
 __all__ = ["Metrics", "evaluate", "main"]
 
-T = TypeVar("T")
-
 PATIENCE = datetime.timedelta(days=1)  # of fast processes with slow ones
-NAMED = 10  # unreadable images that each process names on the screen; --json names all
-
-
-def _one_behind(items: Iterable[T]) -> Iterator[T]:
-    """Each item once the next has been started, so that a GPU computes while the last is read."""
-    waiting: list[T] = []
-    for item in items:
-        yield from waiting
-        waiting = [item]
-    yield from waiting
-
-
-def _model_dtype(model: nn.Module) -> torch.dtype:
-    tensors = chain(model.parameters(), model.buffers())
-    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]] | Iterable[Batch],
-    *,
-    normalise: Callable[[Tensor], Tensor] | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    progress: bool = False,
-    strict: bool = False,
-    predictions: bool = False,
-    fixed_batch: int | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    world: World | None = None,
-) -> Metrics:
-    """Evaluate a classifier on batches of images ``[N, C, H, W]`` and labels ``[N]``.
-
-    The model is put on the device and into eval mode, and left there. Where memory runs out, the
-    batch is halved and the evaluation goes on.
-
-    Args:
-        model: Gives logits ``[N, classes]``.
-        loader: The batches, each image once.
-        normalise: Applied to every batch on the device, such as :meth:`Preprocess.normalise`
-            for a loader of uint8 pixels; None if the loader's images are ready.
-        device: Where to compute.
-        dtype: What the model takes; default that of its parameters.
-        progress: Show a bar with the running accuracy on stderr.
-        strict: Stop at an image that cannot be read, instead of naming it in the result.
-        predictions: Keep the classes found most likely of every image; needs a loader of
-            :func:`make_loader`, which knows the images' positions.
-        fixed_batch: Fill every batch up to this size, so that a compiled model is compiled once.
-        stop: Asked after each batch; True ends the evaluation with a partial result.
-        world: The processes that each hold a shard of the images; the result, on every one of
-            them, is that of all images.
-
-    Raises:
-        ValueError: if there are no images, labels that the model has no output for, with
-            ``strict`` an unreadable image, or if not even one image fits into memory.
-    """
-    model.to(device).eval()
-    dtype = dtype or _model_dtype(model)
-    ready = normalise or (lambda x: x)
-    run = Halving(lambda x: model(ready(x).to(dtype)).float(), fixed_batch)
-    tally, start = Tally(), time.perf_counter()
-
-    def scored(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor, Tensor, int]]:
-        """Start the work on each batch; nothing waits for the device here."""
-        for number, batch in enumerate(batches):
-            if number and stop():  # something has been counted, and something is left
-                tally.partial = True
-                return
-            pixels, labels = batch
-            if isinstance(batch, Batch):
-                _note_faults(batch, tally, strict)
-            if len(labels):
-                logits = run(pixels.to(device, non_blocking=True))
-                classes = logits.shape[1]
-                _check_labels(labels, classes)
-                losses = F.cross_entropy(logits, labels.to(logits.device), reduction="none")
-                yield batch, logits.topk(min(5, classes)).indices, losses, classes
-
-    # A bar is drawn anew ten times a second; a log file gets a line now and then.
-    pace = 0.1 if sys.stderr.isatty() else 30.0
-    total = len(loader) if isinstance(loader, Sized) else None
-    with tqdm(total=total, unit="batch", disable=not progress, mininterval=pace) as bar:
-        for batch, best, losses, classes in _one_behind(scored(loader)):
-            _, labels = batch
-            top = best.cpu()
-            tally.count(labels.cpu(), top, losses.cpu(), classes)
-            if predictions:
-                rows = zip(batch.indices.tolist(), map(tuple, top.tolist()), strict=True)
-                tally.predictions.extend(rows)
-            bar.set_postfix_str(tally.running, refresh=False)
-            bar.update()
-    tally.seconds = time.perf_counter() - start
-    return merge((world or World()).gather(tally))
-
-
-def _note_faults(batch: Batch, tally: Tally, strict: bool) -> None:
-    for fault in batch.faults:
-        if strict:
-            raise ValueError(f"{fault.path} cannot be read: {fault.reason}")
-        if len(tally.faults) < NAMED:
-            tqdm.write(f"{fault.path} cannot be read: {fault.reason}", file=sys.stderr)
-        tally.faults.append(fault)
-
-
-def _check_labels(labels: Tensor, classes: int) -> None:
-    if int(labels.max()) >= classes:
-        raise ValueError(
-            f"There is a label {int(labels.max())} and the model has {classes} classes, 0 to "
-            f"{classes - 1}. Evaluate it on images of the classes it was trained on."
-        )
 
 
 @dataclass(frozen=True)
@@ -230,11 +114,12 @@ def _prepare(job: Job, engine: Engine) -> nn.Module:
     """The model on its device, in its dtype and layout, made faster as asked for."""
     model = job.model.to(engine.device).eval()
     channels, crop = len(job.preprocess.mean), job.preprocess.crop
-    example = torch.zeros(engine.batch_size, channels, crop, crop, device=engine.device)
+    sides = (channels, crop, crop)
     if engine.optimize:
         from .optimize import optimize
 
-        few = example[:16]  # enough to time each way of computing
+        # Enough to time each way of computing.
+        few = torch.zeros(min(engine.batch_size, 16), *sides, device=engine.device)
         model = optimize(model, few, dtype=engine.dtype, compile=engine.compile)
     else:
         layout = torch.channels_last if engine.channels_last else torch.contiguous_format
@@ -243,7 +128,8 @@ def _prepare(job: Job, engine: Engine) -> nn.Module:
             model.compile()
     if engine.compile:  # now, so that the images per second are not those of the compiler
         with torch.inference_mode(), contextlib.suppress(torch.OutOfMemoryError):
-            model(example.to(engine.dtype))
+            size = (engine.batch_size, *sides)
+            model(torch.zeros(size, device=engine.device, dtype=engine.dtype))
     return model
 
 
@@ -350,22 +236,37 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for path in (args.json, args.csv, args.predictions):  # before hours of work
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f"there is no folder {path.absolute().parent} to write {path.name} into")
+        if path is not None:
+            prove_writable(path)
     if args.csv is not None:
         report.check_csv(args.csv)
     return args
 
 
 def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Namespace) -> None:
-    cli.say(report.table(result))
+    """Say and write the result; one place where that fails costs none of the others theirs."""
+
+    def predictions(path: Path) -> None:
+        samples, classes = job.images.samples, job.images.classes
+        write_result(path, report.predictions_csv(samples, metrics.predictions, classes))
+
+    outputs: list[tuple[Path | None, Callable[[Path], None]]] = [
+        (Path("stdout"), lambda _: cli.say(report.table(result))),
+        (args.json, lambda path: write_result(path, result)),
+        (args.csv, lambda path: report.append_csv(path, result)),
+        (args.predictions, predictions),
+    ]
+    failures = []
+    for path, write in outputs:
+        try:
+            if path is not None:
+                write(path)
+        except OSError as error:
+            failures.append(f"{path} could not be written: {error.strerror or error}")
     if (advice := report.hint(result)) is not None:
         sys.stderr.write(f"{advice}\n")
-    if args.json is not None:
-        write_result(args.json, result)
-    if args.csv is not None:
-        report.append_csv(args.csv, result)
-    if args.predictions is not None:
-        text = report.predictions_csv(job.images.samples, metrics.predictions, job.images.classes)
-        write_result(args.predictions, text)
+    if failures:
+        raise OSError("; ".join(failures))
 
 
 def _announce(images: ImageList) -> None:
@@ -423,7 +324,7 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
 
 def _fingerprint(images: ImageList) -> str:
     names = "\n".join(f"{path.name} {label}" for path, label in images.samples)
-    return hashlib.sha256(names.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(names)).hexdigest()  # names need not be valid UTF-8
 
 
 def _command(argv: Sequence[str] | None) -> int:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["naming", "remove_leftovers", "replacing", "write_json", "write_result", "write_text"]
+__all__ = [
+    "naming",
+    "prove_writable",
+    "remove_leftovers",
+    "replacing",
+    "write_json",
+    "write_result",
+    "write_text",
+]
 
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what replacing writes first
 
@@ -73,13 +83,32 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def prove_writable(path: Path) -> None:
+    """Prove, before hours of work, that :func:`write_result` can write there, or a row be appended.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if path.is_file():
+            path.open("ab").close()
+        if not path.is_symlink() and (path.is_file() or not path.exists()):
+            tempfile.TemporaryFile(dir=path.absolute().parent).close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}. Give another.") from error
+
+
 def write_result(path: Path, content: Mapping[str, Any] | str) -> None:
     """Write text, or JSON, where a user asked for it: into a device or through a link as well.
 
     A file is replaced whole, as by :func:`write_text`.
     """
     text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+    data = text.encode(errors="surrogateescape")  # names of files as they are, valid or not
     if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
-        path.write_text(text, encoding="utf-8")  # such as /dev/null, which is not to be replaced
+        path.write_bytes(data)  # such as /dev/null, which is not to be replaced
     else:
-        write_text(path, text)
+        with replacing(path) as file:
+            file.write(data)

@@ -26,6 +26,8 @@ KAGGLE_LIST = "LOC_val_solution.csv"
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})", re.ASCII)
 SYNSET_AT_END = re.compile(r".+_(n\d{8})", re.ASCII)
+TAR_END = bytes(512)
+NEGATIVE = re.compile(r"-\d+", re.ASCII)
 NAME_AND_LABEL = re.compile(r"(.+?)[\s,]+([^\s,]+)")
 
 
@@ -117,21 +119,27 @@ def _look(root: Path) -> _Found:
     place = _descend(root)
     folders, files = _entries(place)
     synsets = [folder for folder in folders if SYNSET.fullmatch(folder.name)]
-    if synsets:
-        return _from_folders(place, synsets)
     images = [file for file in files if _is_image(file)]
+    if synsets:
+        return _from_folders(place, synsets, images)
     if images:
         found = _from_names(images, _kaggle_labels(place))
         if found.samples:
             return found
     if folders:
-        return _from_folders(place, folders)
+        return _from_folders(place, folders, images)
     if images:
         raise ValueError(
             f"{place} holds images whose names say no class, such as {images[0].name}. If it is "
             f"the folder of one class, give {place.parent}; else give --labels FILE."
         )
-    raise ValueError(f"There are no images in {place}: it is empty, or holds other files.")
+    packed = next((f" For the images in {file.name}, give {file}." for file in _tars(files)), "")
+    raise ValueError(f"There are no images in {place}: it is empty, or holds other files.{packed}")
+
+
+def _tars(files: Sequence[Path]) -> list[Path]:
+    """Those of the files that are tar files, the validation images' first."""
+    return sorted((f for f in files if f.suffix == ".tar"), key=lambda f: "val" not in f.name)
 
 
 def _descend(root: Path) -> Path:
@@ -151,9 +159,13 @@ def _entries(place: Path) -> tuple[list[Path], list[Path]]:
     files: list[Path] = []
     with os.scandir(place) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if not entry.name.startswith(".") and entry.name not in LITTER:
+            if not _is_litter(entry.name):
                 (folders if entry.is_dir() else files).append(place / entry.name)
     return folders, files
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
 
 
 def _is_image(path: Path | PurePosixPath) -> bool:
@@ -165,8 +177,8 @@ def _files_below(place: Path) -> list[Path]:
     return files + [file for folder in folders for file in _files_below(folder)]
 
 
-def _from_folders(place: Path, folders: Sequence[Path]) -> _Found:
-    """One folder per class; images may lie deeper inside."""
+def _from_folders(place: Path, folders: Sequence[Path], beside: Sequence[Path]) -> _Found:
+    """One folder per class; images may lie deeper inside, and those beside have no class."""
     files = [(file, folder) for folder in folders for file in _files_below(folder)]
     images = [(file, folder.name) for file, folder in files if _is_image(file)]
     if not images:
@@ -184,7 +196,7 @@ def _from_folders(place: Path, folders: Sequence[Path]) -> _Found:
         images,
         tuple(folder.name for folder in folders),
         "folder names",
-        [file for file, _ in files if not _is_image(file)],
+        [*beside, *(file for file, _ in files if not _is_image(file))],
     )
 
 
@@ -226,11 +238,14 @@ def _kaggle_labels(place: Path) -> dict[str, str]:
 def _from_list(root: Path, path: Path) -> _Found:
     """The images that a text file names."""
     place = _descend(root)
-    lines = path.read_text("utf-8").splitlines()
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()  # some editors put a mark in front
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}). Save it as such.") from error
     listed = [_parse(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
-    if listed and not _is_image(Path(listed[0][0])):
-        del listed[0]  # a header
     found = [(_first_file(root / name, place / name), label) for name, label in listed]
+    if found and found[0][0] is None and not Path(listed[0][0]).suffix:
+        del listed[0], found[0]  # a header
     samples = [(file, label) for file, label in found if file is not None]
     if not samples:
         first = f": {listed[0][0]} is not in {place}" if listed else ""
@@ -238,7 +253,13 @@ def _from_list(root: Path, path: Path) -> _Found:
     missing = len(listed) - len(samples)
     source = path.name + f" ({missing:,} more that it names are not there)" * (missing > 0)
     labels = {label for _, label in listed}
-    if not all(label.isdecimal() for label in labels):
+    others = sorted(label for label in labels if not label.isdecimal())
+    if others:
+        if len(others) < len(labels) or any(NEGATIVE.fullmatch(label) for label in others):
+            raise ValueError(
+                f"The labels in {path} are neither all positions nor all names: {others[0]!r} is "
+                "no position. Leave out the images without a label."
+            )
         return _Found(samples, tuple(labels), source)
     samples = [(file, str(int(label))) for file, label in samples]
     names = tuple(str(number) for number in range(max(map(int, labels)) + 1))
@@ -252,7 +273,7 @@ def _parse(line: str, number: int, path: Path) -> tuple[str, str]:
             f"Line {number} of {path} is not 'name label': {line.strip()!r}. The devkit's list of "
             "numbers needs no --labels: ImageNet's own file names say their classes."
         )
-    return match[1], match[2]
+    return match[1].strip('"'), match[2].strip('"')
 
 
 def _first_file(*places: Path) -> Path | None:
@@ -263,16 +284,26 @@ def _from_tar(path: Path) -> _Found:
     """ImageNet's validation images in their tar file, which is read in place."""
     try:
         with tarfile.open(path, "r:") as tar:
-            members = [member for member in tar if member.isfile()]
+            # Of a name that is there twice, tar unpacks the last.
+            files = {PurePosixPath(each.name): each for each in tar if not each.isdir()}
+            end = tar.offset
+        with path.open("rb") as file:
+            file.seek(end)
+            if file.read(len(TAR_END)) != TAR_END:  # where it ends too early, tarfile may not say
+                raise tarfile.ReadError("unexpected end of data")
     except tarfile.TarError as error:
+        if "unexpected end" in str(error):
+            raise ValueError(f"{path} is cut off: fetch or copy it again.") from error
         raise ValueError(
             f"{path} is neither a folder nor a plain tar file ({error}). Unpack it, and give the "
             "folder that holds the images."
         ) from error
-    places = {member.name: PurePosixPath(member.name) for member in members}
-    members = sorted((m for m in members if _is_image(places[m.name])), key=lambda m: m.name)
-    named = [(path / m.name, _synset_of(places[m.name])) for m in members]
-    samples = [(image, name) for image, name in named if name is not None]
+    images = [
+        (path / place, _synset_of(place) if files[place].isfile() else None, files[place])
+        for place in sorted(files)
+        if _is_image(place) and not any(_is_litter(part) for part in place.parts)
+    ]
+    samples = [(image, name) for image, name, _ in images if name is not None]
     if not samples:
         raise ValueError(
             f"{path} holds no images whose names say a class of ImageNet. Unpack it, and give the "
@@ -282,8 +313,8 @@ def _from_tar(path: Path) -> _Found:
         samples,
         imagenet.synsets(),
         f"the names in {path.name}",
-        [image for image, name in named if name is None],
-        spans={path / m.name: (m.offset_data, m.size) for m in members},
+        [image for image, name, _ in images if name is None],
+        spans={image: (member.offset_data, member.size) for image, _, member in images},
     )
 
 

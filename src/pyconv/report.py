@@ -144,11 +144,16 @@ def append_csv(path: Path, result: Result) -> None:
     nested = (result["preprocessing"], result["versions"], result["weights_file"])
     flat = dict(result) | {key: value for part in nested for key, value in part.items()}
     flat["unreadable"] = len(result["unreadable"])
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        if not file.tell():
-            writer.writeheader()
-        writer.writerow(flat)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    existing = path.is_file() and path.stat().st_size > 0
+    if not existing:
+        writer.writeheader()
+    elif not path.read_bytes().endswith(b"\n"):  # as an editor or a full disk left it
+        text.write("\r\n")
+    writer.writerow(flat)
+    with path.open("ab") as file:
+        file.write(text.getvalue().encode(errors="surrogateescape"))
 
 
 def predictions_csv(

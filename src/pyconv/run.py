@@ -22,10 +22,10 @@ from .batches import Splits, derive_seed
 from .claim import Claim, is_best_of
 from .data import Preprocess
 from .distributed import SIGNALS, Stop, World
-from .evaluate import evaluate
 from .files import write_json
 from .learner import Learner, build_network, freeze_stages, join_norms, preprocess_of
 from .recipe import Engine, Recipe, differences, learning_rate, part_size
+from .scoring import evaluate
 from .state import FORMAT, write_state
 from .weights import WeightsEnum
 

@@ -1,0 +1,137 @@
+"""``evaluate()``: what a model gets right on labelled batches, counted."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .data import Batch
+from .distributed import World
+from .memory import Halving
+from .metrics import Metrics, Tally, merge
+
+__all__ = ["evaluate"]
+
+T = TypeVar("T")
+
+NAMED = 10  # unreadable images that each process names on the screen; --json names all
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Each item once the next has been started, so that a GPU computes while the last is read."""
+    waiting: list[T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
+
+
+def _model_dtype(model: nn.Module) -> torch.dtype:
+    tensors = chain(model.parameters(), model.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]] | Iterable[Batch],
+    *,
+    normalise: Callable[[Tensor], Tensor] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+    strict: bool = False,
+    predictions: bool = False,
+    fixed_batch: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    world: World | None = None,
+) -> Metrics:
+    """Evaluate a classifier on batches of images ``[N, C, H, W]`` and labels ``[N]``.
+
+    The model is put on the device and into eval mode, and left there. Where memory runs out, the
+    batch is halved and the evaluation goes on.
+
+    Args:
+        model: Gives logits ``[N, classes]``.
+        loader: The batches, each image once.
+        normalise: Applied to every batch on the device, such as :meth:`Preprocess.normalise`
+            for a loader of uint8 pixels; None if the loader's images are ready.
+        device: Where to compute.
+        dtype: What the model takes; default that of its parameters.
+        progress: Show a bar with the running accuracy on stderr.
+        strict: Stop at an image that cannot be read, instead of naming it in the result.
+        predictions: Keep the classes found most likely of every image; needs a loader of
+            :func:`make_loader`, which knows the images' positions.
+        fixed_batch: Fill every batch up to this size, so that a compiled model is compiled once.
+        stop: Asked after each batch; True ends the evaluation with a partial result.
+        world: The processes that each hold a shard of the images; the result, on every one of
+            them, is that of all images.
+
+    Raises:
+        ValueError: if there are no images, labels that the model has no output for, with
+            ``strict`` an unreadable image, or if not even one image fits into memory.
+    """
+    model.to(device).eval()
+    dtype = dtype or _model_dtype(model)
+    ready = normalise or (lambda x: x)
+    run = Halving(lambda x: model(ready(x).to(dtype)).float(), fixed_batch)
+    tally, start = Tally(), time.perf_counter()
+
+    def scored(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor, Tensor, int]]:
+        """Start the work on each batch; nothing waits for the device here."""
+        for number, batch in enumerate(batches):
+            if number and stop():  # something has been counted, and something is left
+                tally.partial = True
+                return
+            pixels, labels = batch
+            if isinstance(batch, Batch):
+                _note_faults(batch, tally, strict)
+            if len(labels):
+                logits = run(pixels.to(device, non_blocking=True))
+                classes = logits.shape[1]
+                _check_labels(labels, classes)
+                losses = F.cross_entropy(logits, labels.to(logits.device), reduction="none")
+                yield batch, logits.topk(min(5, classes)).indices, losses, classes
+
+    # A bar is drawn anew ten times a second; a log file gets a line now and then.
+    pace = 0.1 if sys.stderr.isatty() else 30.0
+    total = len(loader) if isinstance(loader, Sized) else None
+    with tqdm(total=total, unit="batch", disable=not progress, mininterval=pace) as bar:
+        for batch, best, losses, classes in _one_behind(scored(loader)):
+            _, labels = batch
+            top = best.cpu()
+            tally.count(labels.cpu(), top, losses.cpu(), classes)
+            if predictions:
+                rows = zip(batch.indices.tolist(), map(tuple, top.tolist()), strict=True)
+                tally.predictions.extend(rows)
+            bar.set_postfix_str(tally.running, refresh=False)
+            bar.update()
+    tally.seconds = time.perf_counter() - start
+    return merge((world or World()).gather(tally))
+
+
+def _note_faults(batch: Batch, tally: Tally, strict: bool) -> None:
+    for fault in batch.faults:
+        if strict:
+            raise ValueError(f"{fault.path} cannot be read: {fault.reason}")
+        if len(tally.faults) < NAMED:
+            tqdm.write(f"{fault.path} cannot be read: {fault.reason}", file=sys.stderr)
+        elif len(tally.faults) == NAMED:
+            tqdm.write("Further ones are named in the result alone (--json).", file=sys.stderr)
+        tally.faults.append(fault)
+
+
+def _check_labels(labels: Tensor, classes: int) -> None:
+    if int(labels.max()) >= classes:
+        raise ValueError(
+            f"There is a label {int(labels.max())} and the model has {classes} classes, 0 to "
+            f"{classes - 1}. Evaluate it on images of the classes it was trained on."
+        )
