@@ -10,6 +10,7 @@ import torch
 
 from pyconv.machine import (
     DTYPES,
+    advice,
     choose_device,
     computes_in,
     describe,
@@ -49,3 +50,10 @@ def test_what_a_processor_computes_in() -> None:
         assert not computes_in("cpu", torch.bfloat16)
     if capability.startswith("AVX512"):
         assert computes_in("cpu", torch.bfloat16)
+
+
+def test_advice_is_given_where_a_dtype_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert advice("cpu", torch.float32) is None and advice("cuda", torch.bfloat16) is None
+    monkeypatch.setattr("pyconv.machine.computes_in", lambda device, dtype: False)
+    told = advice("cpu", torch.bfloat16)
+    assert told is not None and "no arithmetic for bfloat16: float32 is" in told

@@ -290,6 +290,9 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
         raise ValueError("The processes see different images. Give them all the same folder.")
     if world.first:
         _announce(job.images)
+        told = machine.advice(engine.device.type, engine.dtype)
+        if told is not None and not engine.optimize:  # which knows what to do about it
+            sys.stderr.write(f"{told}\n")
     loader = make_loader(
         job.images,
         job.preprocess,

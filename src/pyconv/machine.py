@@ -11,6 +11,7 @@ from torch.distributed import get_node_local_rank
 
 __all__ = [
     "DTYPES",
+    "advice",
     "choose_device",
     "computes_in",
     "describe",
@@ -56,6 +57,14 @@ def computes_in(device: str, dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+def advice(device: str, dtype: torch.dtype) -> str | None:
+    """What to tell whoever asked for a dtype that a type of device does without; None if fine."""
+    if computes_in(device, dtype):
+        return None
+    name = str(dtype).removeprefix("torch.")
+    return f"This processor has no arithmetic for {name}: float32 is several times as fast here."
 
 
 def own_gpu(local_rank: int, gpus: int, shared: bool) -> int:

@@ -116,6 +116,9 @@ class Run:
         world.on_first(self._open_logs)
 
     def _open_logs(self) -> None:
+        told = machine.advice(self.device.type, machine.DTYPES[self.recipe.precision])
+        if told is not None:
+            _tell(told)
         if self.history:  # a kill may have come between a save and the tables
             self._show_history()
         self.steps_log = watch.StepLog(self.output / "steps.csv", self.epoch, self.step)
