@@ -65,6 +65,13 @@ def test_what_was_not_measured_stays_native(
     assert rule(HG_LEVEL._replace(**change)) == Lowering()
 
 
+def test_depthwise_is_not_for_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {Lowering(): 3.0, Lowering("depthwise"): 1.0, Lowering.parse("tiled:2x2"): 2.0}
+    monkeypatch.setattr(choice, "measure", lambda problem, batch: seconds)
+    assert choice.fastest(HG_LEVEL, 8).kind == "depthwise"
+    assert choice.fastest(HG_LEVEL, 8, compiled=True).kind == "tiled"
+
+
 def test_autotune_times_a_shape_once_and_keeps_its_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "TIMED", {})
     level, x = GroupedConv2d(16, 16, 3, padding=1, groups=8), torch.randn(1, 16, 8, 8)

@@ -81,7 +81,7 @@ def optimize(
     timed: dict[tuple[Problem, int], Lowering] = {}
     for name, module in list(fast.named_modules()):
         if _is_grouped(module):
-            lowering = _decide(module, seen.get(name), timed)
+            lowering = _decide(module, seen.get(name), timed, compile)
             fast = _replace(fast, name, PreparedConv(module, lowering))
     fast.register_forward_pre_hook(convert)
     if dtype is not None and dtype != asked:
@@ -233,7 +233,10 @@ def _observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[Probl
 
 
 def _decide(
-    conv: Conv, seen: tuple[Problem, int] | None, timed: dict[tuple[Problem, int], Lowering]
+    conv: Conv,
+    seen: tuple[Problem, int] | None,
+    timed: dict[tuple[Problem, int], Lowering],
+    compiled: bool,
 ) -> Lowering:
     """The way pinned, or the fastest on what was seen, or the one that the rule expects to be."""
     pinned = getattr(conv, "lowering", None)
@@ -245,7 +248,7 @@ def _decide(
         x = map_unknown.contiguous(memory_format=layout)
         return rule(problem_of(x, conv.weight, _geometry(conv), "prepared"))
     if seen not in timed:
-        timed[seen] = fastest(*seen)
+        timed[seen] = fastest(*seen, compiled)
     return timed[seen]
 
 
