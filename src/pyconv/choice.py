@@ -296,7 +296,7 @@ def grouped_conv(
     return convolve(x, weight, bias, geometry, ways)
 
 
-SMALL = 1e6  # multiply-adds per image: too few to prepare a weight for in every call
+SMALL = 5e6  # multiply-adds: too few to prepare a weight for in every call
 PLAIN = Ways()
 
 
@@ -304,9 +304,10 @@ def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
     size = x.shape[2:]
     if x.dim() != weight.dim() or not all(isinstance(n, int) for n in size):
         return PLAIN  # an unbatched input, or one whose size an exporter leaves open
-    if not autotune.enabled and (not RULE or weight.numel() * math.prod(size) < SMALL):
+    batch = x.shape[0] if isinstance(x.shape[0], int) else 1  # or one that an exporter leaves open
+    if not autotune.enabled and (not RULE or batch * weight.numel() * math.prod(size) < SMALL):
         return PLAIN
-    problem, batch = problem_of(x, weight, geometry, "forward"), x.shape[0]
+    problem = problem_of(x, weight, geometry, "forward")
     if not torch.is_grad_enabled():
         return Ways(_one(problem, batch))
     return Ways(
