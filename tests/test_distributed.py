@@ -91,9 +91,13 @@ def test_an_interruption_while_processes_start_ends_them_in_order(
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert launch(rest, [], 2) == cli.INTERRUPTED
+    try:
+        assert launch(rest, [], 2) == cli.INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert "Traceback" not in capfd.readouterr().err
 

@@ -292,11 +292,14 @@ def launch(
                     os.kill(process.pid, number)
 
         with contextlib.ExitStack() as after:
+            noted = after.enter_context(noting(signal.SIGINT))  # until there is whom to tell
             with _held_back():
                 context = start_processes(
                     _child, (command, words, processes, meeting), processes, join=False
                 )
-                after.enter_context(handling(tuple(SIGNALS), pass_on))
+            after.enter_context(handling(tuple(SIGNALS), pass_on))
+            for number in noted:
+                pass_on(number, None)
             try:
                 while not context.join(grace_period=GRACE):
                     pass
@@ -339,6 +342,8 @@ def _child(
     # elsewhere, and not by importing everything again.
     multiprocessing.set_start_method(None, force=True)
     try:
+        # A shell's "&" has Ctrl-C ignored, but what the launcher passes on was meant.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     except KeyboardInterrupt:
         raise SystemExit(cli.INTERRUPTED) from None
