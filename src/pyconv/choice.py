@@ -296,7 +296,9 @@ def grouped_conv(
     return convolve(x, weight, bias, geometry, ways)
 
 
-SMALL = 5e6  # multiply-adds: too few to prepare a weight for in every call
+# Multiply-adds per image: too few to prepare a weight for in every call. Not per batch, so that
+# processes that share a batch compute what one would.
+SMALL = 2e6
 PLAIN = Ways()
 
 
@@ -304,10 +306,9 @@ def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
     size = x.shape[2:]
     if x.dim() != weight.dim() or not all(isinstance(n, int) for n in size):
         return PLAIN  # an unbatched input, or one whose size an exporter leaves open
-    batch = x.shape[0] if isinstance(x.shape[0], int) else 1  # or one that an exporter leaves open
-    if not autotune.enabled and (not RULE or batch * weight.numel() * math.prod(size) < SMALL):
+    if not autotune.enabled and (not RULE or weight.numel() * math.prod(size) < SMALL):
         return PLAIN
-    problem = problem_of(x, weight, geometry, "forward")
+    problem, batch = problem_of(x, weight, geometry, "forward"), x.shape[0]
     if not torch.is_grad_enabled():
         return Ways(_one(problem, batch))
     return Ways(
