@@ -23,7 +23,7 @@ from pyconv import get_model
 from pyconv.choice import Mode, Problem, measure
 from pyconv.layers import GroupedConv
 from pyconv.lowering import NATIVE, Geometry
-from pyconv.machine import computes_in
+from pyconv.machine import computes_in, processor
 
 IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}
 IMAGES["pyconvresnet_tiny"] = (1, 28, 28)
@@ -88,8 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    processor = torch.backends.cpu.get_cpu_capability()
-    file = args.file or Path(pyconv.__file__).parent / "rules" / f"{processor}.json"
+    file = args.file or Path(pyconv.__file__).parent / "rules" / f"{processor()}.json"
     fastest = {}
     for dtype in filter(partial(computes_in, "cpu"), (torch.float32, torch.bfloat16)):
         for channels_last in (True, False):

@@ -16,13 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from .gradients import Ways, convolve, gradients
 from .lowering import NATIVE, Geometry, Lowering, apply, is_channels_last, native, prepare
+from .machine import processor
 
 __all__ = [
     "Mode",
@@ -32,12 +33,17 @@ __all__ = [
     "fastest",
     "grouped_conv",
     "measure",
+    "ones",
     "problem_of",
+    "race",
     "rule",
 ]
 
 # What is computed: the map, with the weight prepared in the call or beforehand; or a gradient.
 Mode = Literal["forward", "prepared", "on_input", "on_weight"]
+
+
+Runner = TypeVar("Runner")
 
 
 class Problem(NamedTuple):
@@ -90,6 +96,7 @@ TILES = {
 MERGES = (1, 2, 4, 8, 16)
 MOST_OUTPUTS = 32  # of a group as computed; two vectors of float32 are busy then
 MOST_ZEROS = 8  # multiply-adds computed for one that is wanted
+MOST_ZEROS_OF_HALVES = 16  # units that multiply matrices have more of them to spare
 
 
 def candidates(problem: Problem) -> list[Lowering]:
@@ -97,6 +104,7 @@ def candidates(problem: Problem) -> list[Lowering]:
     if problem.geometry.groups == problem.in_channels and problem.outputs == 1:
         return [NATIVE]  # depthwise already
     found = [NATIVE]
+    most_zeros = MOST_ZEROS if problem.dtype.itemsize >= 4 else MOST_ZEROS_OF_HALVES
     if problem.outputs <= 4 and problem.dtype.itemsize >= 4:  # see depthwise() on rounding
         found.append(Lowering("depthwise"))
     tiles = TILES[len(problem.kernel)] if problem.geometry.tiles else ()
@@ -107,7 +115,7 @@ def candidates(problem: Problem) -> list[Lowering]:
                 problem.geometry.groups % merge == 0
                 and (merge > 1 or tile)
                 and problem.outputs * merge * math.prod(tile) <= MOST_OUTPUTS
-                and _zeros(problem, lowering) <= MOST_ZEROS
+                and _zeros(problem, lowering) <= most_zeros
             ):
                 found.append(lowering)
     return found
@@ -151,7 +159,7 @@ Rule = dict[tuple[torch.dtype, bool, str], list[Measured]]
 
 
 def read_rule(processor: str) -> Rule:
-    """What was measured on a kind of processor, such as ``"AVX2"``; nothing on the others."""
+    """What was measured on a :func:`processor`, such as ``"AVX2"``; nothing on the others."""
     path = Path(__file__).parent / "rules" / f"{processor}.json"
     if not path.exists():
         return {}
@@ -166,7 +174,7 @@ def read_rule(processor: str) -> Rule:
     return read
 
 
-RULE = read_rule(torch.backends.cpu.get_cpu_capability())
+RULE = read_rule(processor())
 NEAR = 2.0  # octaves within which a choice is trusted
 
 
@@ -228,40 +236,51 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Lowering, float]:
     """Run the candidates in turns and return their median seconds."""
-    runs = {way: _run(problem, batch, way) for way in candidates(problem)}
+    return race({way: _run(problem, batch, way) for way in candidates(problem)}, rounds, clock)
+
+
+def race(
+    runs: dict[Runner, Callable[[], object]],
+    rounds: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Runner, float]:
+    """Call each in turns and return the median seconds that each took."""
     if len(runs) == 1:
         return dict.fromkeys(runs, 0.0)
     for run in runs.values():
         run()  # the first call compiles kernels and allocates
-    times: dict[Lowering, list[float]] = {way: [] for way in runs}
+    times: dict[Runner, list[float]] = {key: [] for key in runs}
     for _ in range(rounds):
-        for way, run in runs.items():
+        for key, run in runs.items():
             synchronize()
             start = clock()
             run()
             synchronize()
-            times[way].append(clock() - start)
-    return {way: statistics.median(seconds) for way, seconds in times.items()}
+            times[key].append(clock() - start)
+    return {key: statistics.median(seconds) for key, seconds in times.items()}
 
 
-def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], object]:
-    """One call as the problem describes it, on constant data: nobody's random state is touched."""
-    dims, geometry = len(problem.size), problem.geometry
+def ones(problem: Problem, *shape: int) -> Tensor:
+    """Constant data as the problem has it: nobody's random state is touched."""
+    dims = len(problem.size)
     layout = (
         (torch.channels_last, torch.channels_last_3d)[dims - 2]
         if problem.channels_last and dims > 1
         else torch.contiguous_format
     )
+    tensor = torch.ones(shape, dtype=problem.dtype, device=problem.device)
+    return tensor.contiguous(memory_format=layout)
 
-    def ones(*shape: int) -> Tensor:
-        tensor = torch.ones(shape, dtype=problem.dtype, device=problem.device)
-        return tensor.contiguous(memory_format=layout)
 
-    x = ones(batch, problem.in_channels, *problem.size)
-    weight = ones(problem.out_channels, problem.inputs, *problem.kernel)
+def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], object]:
+    """One call as the problem describes it."""
+    geometry = problem.geometry
+    x = ones(problem, batch, problem.in_channels, *problem.size)
+    weight = ones(problem, problem.out_channels, problem.inputs, *problem.kernel)
+    layout = torch.channels_last if problem.channels_last else torch.contiguous_format
     prepared = prepare(weight, None, geometry, lowering)[0].contiguous(memory_format=layout)
     grad = native(x[:1], weight, None, geometry)
-    grad = torch.ones_like(grad).expand(batch, *grad.shape[1:]).contiguous(memory_format=layout)
+    grad = ones(problem, batch, *grad.shape[1:])
 
     def run() -> object:
         with torch.autocast(problem.device, enabled=False), torch.no_grad():

@@ -17,6 +17,7 @@ __all__ = [
     "describe",
     "local_processes",
     "own_gpu",
+    "processor",
     "usable_cores",
     "versions",
 ]
@@ -59,6 +60,15 @@ def computes_in(device: str, dtype: torch.dtype) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
+def processor() -> str:
+    """The kind of processor by its vector units: ``AVX2``, ``AVX512``, ``AVX512_AMX``, ...
+
+    PyTorch's own name, and whether there are units that multiply matrices besides.
+    """
+    name = torch.backends.cpu.get_cpu_capability()
+    return f"{name}_AMX" if torch.cpu._is_amx_tile_supported() else name
+
+
 def advice(device: str, dtype: torch.dtype) -> str | None:
     """What to tell whoever asked for a dtype that a type of device does without; None if fine."""
     if computes_in(device, dtype):
@@ -96,7 +106,7 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+        return f"cpu ({platform.machine()}, {processor()})"
     return str(device)
 
 

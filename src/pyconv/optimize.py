@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, TypeGuard, cast
 
@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map_only
 
-from .choice import Problem, fastest, problem_of, rule
+from .choice import Problem, fastest, ones, problem_of, race, rule
+from .direct import direct, fits
 from .layers import GroupedConv, _PyConvNd
-from .lowering import Geometry, Lowering, apply, prepare
+from .lowering import Geometry, Lowering, apply, native, prepare
 from .machine import computes_in
 
 __all__ = ["optimize"]
@@ -79,10 +80,17 @@ def optimize(
     convert = _Convert(dtype, images=bool(flat))
     seen = {} if example_inputs is None else _observe(fast, convert.all(_tuple(example_inputs)))
     timed: dict[tuple[Problem, int], Lowering] = {}
+    plain: dict[nn.Module, Conv] = {}
     for name, module in list(fast.named_modules()):
         if _is_grouped(module):
             lowering = _decide(module, seen.get(name), timed, compile)
-            fast = _replace(fast, name, PreparedConv(module, lowering))
+            prepared = PreparedConv(module, lowering)
+            plain[prepared] = module
+            fast = _replace(fast, name, prepared)
+    joined: dict[Hashable, int] = {}
+    for name, module in list(fast.named_modules()):
+        if isinstance(module, _PyConvNd) and name in seen:
+            fast = _replace(fast, name, _join(module, plain, seen[name], joined))
     fast.register_forward_pre_hook(convert)
     if dtype is not None and dtype != asked:
         fast.register_forward_hook(_ConvertBack(asked))
@@ -117,6 +125,37 @@ class PreparedConv(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.lowering}, groups={self.geometry.groups}, stride={self.geometry.stride}"
+
+
+class DirectPyramid(nn.Module):
+    """A pyramid for inference whose levels are computed in one pass over the input, or some are.
+
+    ``[N, in, H, W]`` -> ``[N, sum(out), H / stride, W / stride]``.
+    """
+
+    def __init__(self, levels: Sequence[nn.Module], plain: Sequence[Conv]) -> None:
+        super().__init__()
+        self.apart = nn.ModuleList(levels)  # the first ones of the pyramid
+        self.weights = nn.ParameterList(
+            nn.Parameter(conv.weight.contiguous(), requires_grad=False) for conv in plain
+        )
+        self.biases = nn.ParameterList(
+            nn.Parameter(_bias(conv), requires_grad=False) for conv in plain
+        )
+        self.geometries = [_geometry(conv) for conv in plain]
+
+    def forward(self, x: Tensor) -> Tensor:
+        together = (x, list(self.weights), list(self.biases), self.geometries)
+        if torch.compiler.is_exporting() or (x.requires_grad and torch.is_grad_enabled()):
+            maps = [native(x, *level) for level in zip(*together[1:], strict=True)]
+        else:
+            maps = [direct(*together)]
+        maps = [*(level(x) for level in self.apart), *maps]
+        return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+
+
+def _bias(conv: Conv) -> Tensor:
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
 class Frozen(nn.Module):
@@ -208,11 +247,15 @@ def _geometry(conv: Conv) -> Geometry:
 
 @torch.no_grad()
 def _observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[Problem, int]]:
-    """What each grouped convolution has to do when the model runs, and for how many images."""
+    """What each grouped convolution has to do when the model runs, and for how many images.
+
+    For a pyramid, what its first level has to do.
+    """
     seen: dict[str, tuple[Problem, int]] = {}
 
-    def note(name: str, conv: Conv, args: tuple[Tensor, ...]) -> None:
+    def note(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
+        conv = cast(Conv, module.levels[0] if isinstance(module, _PyConvNd) else module)
         if conv.padding_mode != "zeros":
             x = F.pad(x, list(conv._reversed_padding_repeated_twice), conv.padding_mode)
         if x.dim() == conv.weight.dim():
@@ -222,7 +265,7 @@ def _observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[Probl
     handles = [
         module.register_forward_pre_hook(partial(note, name))
         for name, module in model.named_modules()
-        if _is_grouped(module)
+        if _is_grouped(module) or isinstance(module, _PyConvNd)
     ]
     try:
         model(*inputs)
@@ -250,6 +293,34 @@ def _decide(
     if seen not in timed:
         timed[seen] = fastest(*seen, compiled)
     return timed[seen]
+
+
+def _join(
+    pyramid: _PyConvNd,
+    plain: dict[nn.Module, Conv],
+    seen: tuple[Problem, int],
+    joined: dict[Hashable, int],
+) -> nn.Module:
+    """The pyramid with its levels in one pass, all or all grouped ones, or as it is if faster."""
+    levels = pyramid.levels
+    convs = [plain.get(level, cast(Conv, level)) for level in levels]
+    if any(getattr(conv, "lowering", None) or conv.padding_mode != "zeros" for conv in convs):
+        return pyramid
+    problem, batch = seen
+    x = ones(problem, batch, problem.in_channels, *problem.size)
+    shapes = tuple((conv.out_channels, conv.kernel_size, conv.groups) for conv in convs)
+    if (seen, shapes) not in joined:
+        grouped = [n for n, conv in enumerate(convs) if conv.groups > 1]
+        choices: dict[int, Callable[[], object]] = {}
+        for first in {0, min(grouped, default=0)}:
+            parts = [conv.weight for conv in convs[first:]]
+            if fits(x, parts, [_geometry(conv) for conv in convs[first:]]):
+                choices[first] = partial(DirectPyramid(levels[:first], convs[first:]), x)
+        choices[len(levels)] = partial(pyramid, x)
+        times = race(choices)
+        joined[seen, shapes] = min(times, key=times.__getitem__)
+    first = joined[seen, shapes]
+    return pyramid if first == len(levels) else DirectPyramid(levels[:first], convs[first:])
 
 
 def _pairs(model: nn.Module) -> list[tuple[str, str]]:

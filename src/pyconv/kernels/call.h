@@ -1,0 +1,141 @@
+// What is asked for, and vectors to compute it with. direct.py reads these files in order.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+constexpr int64_t NEAR = 768 << 10;  // bytes that stay in a core's own cache
+
+using Floats = float __attribute__((vector_size(4 * LANES)));
+using Ints = int32_t __attribute__((vector_size(4 * LANES)));
+using Bits = uint32_t __attribute__((vector_size(4 * LANES)));
+using Halves = uint16_t __attribute__((vector_size(2 * LANES)));
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+// A grouped convolution whose outputs are channels `first`, `first + 1`, ... of those of the call.
+template <typename T>
+struct Level {
+  const T *weight, *bias;  // [outputs, channels / groups, height, width]; [outputs] or null
+  int64_t outputs, groups, height, width, pad_y, pad_x, first;
+
+  int64_t per_group() const { return outputs / groups; }
+};
+
+// As direct.py fills it: the pointers and numbers in this order.
+template <typename T>
+struct Call {
+  const T* x;  // [images, height, width, channels]
+  T* out;      // [images, out_height, out_width, out_channels]
+  int64_t images, height, width, channels, out_height, out_width, out_channels;
+  int64_t stride_y, stride_x, dilation_y, dilation_x, threads, levels;
+  Level<T> level[1];  // as many as there are levels
+
+  const T* pixel(int64_t n, int64_t y, int64_t q) const {
+    return x + ((n * height + y) * width + q) * channels;
+  }
+  T* output(int64_t n, int64_t y, int64_t q) const {
+    return out + ((n * out_height + y) * out_width + q) * out_channels;
+  }
+  int64_t reach_y(const Level<T>& l) const { return dilation_y * (l.height - 1) + 1; }
+  int64_t reach_x(const Level<T>& l) const { return dilation_x * (l.width - 1) + 1; }
+
+  // Rows of output to compute at once: at most so many, and enough strips for every thread.
+  int64_t rows_at_once(int64_t most, int64_t unit) const {
+    int64_t strips = (out_height - 1) / std::max(most, unit) + 1;
+    while (images * strips < 4 * threads && strips * unit * 4 < out_height) ++strips;
+    return ((out_height - 1) / strips / unit + 1) * unit;
+  }
+};
+
+// The smallest frame that holds kernels which lie centre on centre, each with its padding.
+struct Frame {
+  int64_t pad_y = 0, pad_x = 0, reach_y = 0, reach_x = 0;
+
+  template <typename T>
+  Frame(const Call<T>& call, const std::vector<const Level<T>*>& levels) {
+    for (auto* level : levels) {
+      pad_y = std::max(pad_y, level->pad_y);
+      pad_x = std::max(pad_x, level->pad_x);
+    }
+    for (auto* level : levels) {
+      reach_y = std::max(reach_y, pad_y - level->pad_y + call.reach_y(*level));
+      reach_x = std::max(reach_x, pad_x - level->pad_x + call.reach_x(*level));
+    }
+  }
+};
+
+// The levels, those that `alike` says belong together in one list.
+template <typename T, typename Alike>
+std::vector<std::vector<const Level<T>*>> sorted(const Call<T>& call, Alike alike) {
+  std::vector<std::vector<const Level<T>*>> lists;
+  for (int64_t l = 0; l < call.levels; ++l) {
+    const Level<T>* level = &call.level[l];
+    auto list = std::find_if(lists.begin(), lists.end(),
+                             [&](auto& one) { return alike(*one.front(), *level); });
+    if (list == lists.end()) list = lists.insert(list, {{}});
+    list->push_back(level);
+  }
+  return lists;
+}
+
+// Zeros that begin on a cache line.
+template <typename T>
+class Buffer {
+  std::unique_ptr<char[]> owner;
+  T* begin;
+
+ public:
+  explicit Buffer(int64_t count) : owner(new char[count * sizeof(T) + 64]()) {
+    begin = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(owner.get()) + 63) / 64 * 64);
+  }
+  T* get() const { return begin; }
+  T& operator[](int64_t n) const { return begin[n]; }
+};
+
+inline float number(float value) { return value; }
+inline float number(Bfloat16 value) {
+  const uint32_t bits = uint32_t(value.bits) << 16;
+  float f;
+  std::memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+inline Floats load(const float* from) {
+  Floats v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+inline Floats load(const Bfloat16* from) {
+  Halves half;
+  std::memcpy(&half, from, sizeof half);
+  return (Floats)(__builtin_convertvector(half, Bits) << 16);
+}
+
+inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
+inline void store(Bfloat16* to, Floats v) {  // to the nearest, ties to even, NaN to NaN
+#if defined(__AVX512F__) && defined(__AVX512BF16__)
+  const auto half = _mm512_cvtneps_pbh((__m512)v);
+#else
+  const Bits bits = (Bits)v;
+  const Bits near = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Halves half = __builtin_convertvector(v == v ? near : Bits{} + 0x7fc0, Halves);
+#endif
+  std::memcpy(to, &half, sizeof half);
+}

@@ -1,0 +1,301 @@
+// Tiles, where a processor multiplies matrices of bfloat16 (AMX).
+//
+// The pixels of a group lie end to end in cells of DEPTH numbers, so that the taps of a row of a
+// kernel are one run of cells. A row of a tile is a cell, the next one that many pixels on: none
+// crosses a cache line, which would cost three times the product. Columns are the outputs of a
+// group: of all levels with as many groups, for every pixel that starts in the cell, and in several
+// rows of the map, so that few channels a group still fill a tile.
+
+#if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+constexpr int SIDE = 16, DEPTH = 32;  // rows and columns of a tile; numbers along both operands
+
+inline bool have_tiles() {  // Linux lends their registers to those who ask
+  constexpr int request = 0x1023, tiles = 18;
+  static const bool granted = syscall(SYS_arch_prctl, request, tiles) == 0;
+  return granted;
+}
+
+struct Bundle {
+  // Neighbouring columns that are neighbouring channels of one pixel.
+  struct Run {
+    int64_t line, shift, place, column, count;
+  };
+
+  // Rows y0 to y1 of the output of an image, with room for what is packed and summed for them.
+  struct Strip {
+    int64_t n, y0, y1, bands, height, pitch;  // height: of a plane; pitch: numbers of a group
+    Bfloat16 *packed, *summed;
+
+    Strip(const Bundle& b, int64_t n, int64_t y0, int64_t y1, Bfloat16* packed, Bfloat16* summed)
+        : n(n), y0(y0), y1(y1), packed(packed), summed(summed) {
+      bands = (y1 - y0 - 1) / b.lines + 1;
+      height = bands + (b.rows - 1) / b.planes;
+      // The last tile of a group reads past its end, numbers that meet a zero or are not wanted.
+      const int64_t cells = (b.planes * height * b.width * b.inputs - 1) / DEPTH + 1;
+      pitch = (cells + b.depth + (4 * SIDE * b.next - 1) / DEPTH + 1) * DEPTH;
+    }
+  };
+
+  const Call<Bfloat16>& call;
+  std::vector<const Level<Bfloat16>*> levels;
+  Frame frame;
+  int64_t groups, inputs, outputs = 0;  // inputs and outputs of a group, outputs of all levels
+  int64_t cell, shifts, lines;   // pixels in a cell; pixels and rows that are columns of one tile
+  int64_t next, across, width;   // numbers to the next row; rows for one of the map; its pixels
+  int64_t planes, rows;          // rows of input from one band to the next; that a band wants
+  int64_t depth, sheets, chunk;  // cells along a row of taps; tiles of columns; groups at once
+  std::vector<Run> runs;
+  Buffer<Bfloat16> weights{0};  // [groups, rows, depth, sheets, DEPTH / 2, SIDE, 2]
+
+  Bundle(const Call<Bfloat16>& call, std::vector<const Level<Bfloat16>*> alike)
+      : call(call), levels(std::move(alike)), frame(call, levels), groups(levels[0]->groups) {
+    inputs = call.channels / groups;
+    for (auto* level : levels) outputs += level->per_group();
+    cell = std::max<int64_t>(1, DEPTH / inputs);
+    shifts = std::max<int64_t>(1, cell / call.stride_x);
+    lines = std::max<int64_t>(1, std::min(SIDE / (outputs * shifts), call.out_height));
+    next = shifts * call.stride_x * inputs;
+    const int64_t needed = (call.out_width - 1) * call.stride_x + frame.reach_x;
+    across = (needed - 1) / (shifts * call.stride_x) + 1;
+    width = across * shifts * call.stride_x;
+    planes = lines * call.stride_y;
+    rows = (lines - 1) * call.stride_y + frame.reach_y;
+    depth = (((shifts - 1) * call.stride_x + frame.reach_x) * inputs - 1) / DEPTH + 1;
+    sheets = (lines * shifts * outputs - 1) / SIDE + 1;
+    chunk = std::min(groups, cell);
+  }
+
+  bool fits() const {
+    return inputs % DEPTH == 0 || (DEPTH % inputs == 0 && next % DEPTH == 0);
+  }
+
+  void prepare() {
+    weights = Buffer<Bfloat16>(groups * rows * depth * sheets * DEPTH * SIDE);
+    for (int64_t line = 0, column = 0; line < lines; ++line)
+      for (int64_t shift = 0; shift < shifts; ++shift)
+        for (auto* level : levels) {
+          const int64_t place = (line * call.out_width + shift) * call.out_channels + level->first;
+          runs.push_back({line, shift, place, column, level->per_group()});
+          column += level->per_group();
+        }
+  }
+
+  // The weights of a group, in the order in which multiply() reads them.
+  void fill(int64_t group) const {
+    for (size_t n = 0; n < runs.size(); ++n) {
+      const Run& run = runs[n];
+      const Level<Bfloat16>& level = *levels[n % levels.size()];
+      const Bfloat16* w = level.weight + group * run.count * inputs * level.height * level.width;
+      for (int64_t column = run.column; column < run.column + run.count; ++column)
+        for (int64_t c = 0; c < inputs; ++c)
+          for (int64_t ky = 0; ky < level.height; ++ky)
+            for (int64_t kx = 0; kx < level.width; ++kx, ++w) {
+              const int64_t row = run.line * call.stride_y + frame.pad_y - level.pad_y + ky * call.dilation_y;
+              const int64_t pixel = run.shift * call.stride_x + frame.pad_x - level.pad_x + kx * call.dilation_x;
+              const int64_t at = pixel * inputs + c;
+              const int64_t tile = ((group * rows + row) * depth + at / DEPTH) * sheets + column / SIDE;
+              weights[(tile * DEPTH + at % DEPTH / 2 * 2) * SIDE + column % SIDE * 2 + at % 2] = *w;
+            }
+    }
+  }
+
+  // [groups of a chunk, planes, height, width, inputs], zero where the map ends.
+  template <int64_t INPUTS>
+  void pack(const Strip& strip, int64_t group) const {
+    const int64_t count = INPUTS ? INPUTS : inputs, together = std::min(chunk, groups - group);
+    const int64_t end = std::min(width, call.width + frame.pad_x);
+    for (int64_t r = 0; r < strip.height * planes; ++r) {
+      const int64_t y = strip.y0 * call.stride_y - frame.pad_y + r;
+      const bool empty = y < 0 || y >= call.height;
+      const int64_t left = empty ? width : std::min(frame.pad_x, width), right = empty ? width : end;
+      Bfloat16* line = strip.packed + (r % planes * strip.height + r / planes) * width * count;
+      for (int64_t g = 0; g < together; ++g) {
+        std::memset(line + g * strip.pitch, 0, left * count * sizeof(Bfloat16));
+        std::memset(line + g * strip.pitch + right * count, 0, (width - right) * count * sizeof(Bfloat16));
+      }
+      if (empty) continue;
+      const Bfloat16* pixel = call.pixel(strip.n, y, left - frame.pad_x) + group * count;
+      for (int64_t q = left; q < right; ++q, pixel += call.channels) {
+        __builtin_prefetch(pixel + 24 * call.channels);  // too far apart for the processor to foresee
+        for (int64_t g = 0; g < together; ++g)
+          std::memcpy(line + g * strip.pitch + q * count, pixel + g * count, count * sizeof(Bfloat16));
+      }
+    }
+  }
+
+  // Sums for UNITS tiles of rows and SHEETS tiles of columns, at most four in all.
+  template <int UNITS, int SHEETS>
+  void multiply(const Strip& strip, const Bfloat16* x, const Bfloat16* w, float* sums) const {
+    constexpr int64_t tile = DEPTH * SIDE;
+    const int64_t bytes = next * sizeof(Bfloat16);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t r = 0; r < rows; ++r) {
+      const Bfloat16* at = x + (r % planes * strip.height + r / planes) * width * inputs;
+      for (int64_t d = 0; d < depth; ++d, at += DEPTH, w += sheets * tile) {
+        _tile_loadd(6, w, 64);
+        _tile_loadd(4, at, bytes);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (SHEETS == 2) {
+          _tile_loadd(7, w + tile, 64);
+          _tile_dpbf16ps(1, 4, 7);
+          if constexpr (UNITS == 2) {
+            _tile_loadd(5, at + SIDE * next, bytes);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+          }
+        } else if constexpr (UNITS > 1) {
+          _tile_loadd(5, at + SIDE * next, bytes);
+          _tile_dpbf16ps(1, 5, 6);
+          if constexpr (UNITS == 4) {
+            _tile_loadd(7, at + 2 * SIDE * next, bytes);
+            _tile_dpbf16ps(2, 7, 6);
+            _tile_loadd(4, at + 3 * SIDE * next, bytes);
+            _tile_dpbf16ps(3, 4, 6);
+          }
+        }
+      }
+    }
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + SIDE * SIDE, 64);
+    _tile_stored(2, sums + 2 * SIDE * SIDE, 64);
+    _tile_stored(3, sums + 3 * SIDE * SIDE, 64);
+  }
+
+  template <int COUNT>
+  static void copy(Bfloat16* to, const Bfloat16* from, int64_t apart, int64_t count, int64_t times) {
+    if (COUNT) count = COUNT;
+    for (int64_t g = 0; g < times; ++g)
+      std::memcpy(to + g * count, from + g * apart, count * sizeof(Bfloat16));
+  }
+
+  // What was summed for a chunk of groups, into its place: neighbouring groups are neighbours there.
+  void scatter(const Strip& strip, int64_t group) const {
+    const int64_t columns = sheets * SIDE, apart = strip.bands * across * columns;
+    const int64_t together = std::min(chunk, groups - group);
+    for (int64_t band = 0; band < strip.bands; ++band)
+      for (int64_t q = 0, y = strip.y0 + band * lines; q < call.out_width; q += shifts) {
+        Bfloat16* pixel = call.output(strip.n, y, q);
+        const Bfloat16* cell_sums = strip.summed + (band * across + q / shifts) * columns;
+        const bool whole = y + lines <= strip.y1 && q + shifts <= call.out_width;
+        for (const Run& run : runs) {
+          if (!whole && (y + run.line >= strip.y1 || q + run.shift >= call.out_width)) continue;
+          Bfloat16* to = pixel + run.place + group * run.count;
+          const auto put = run.count == 1   ? copy<1>
+                           : run.count == 2 ? copy<2>
+                           : run.count == 4 ? copy<4>
+                           : run.count == 8 ? copy<8>
+                                            : copy<0>;
+          put(to, cell_sums + run.column, apart, run.count, together);
+        }
+      }
+  }
+
+  void compute(const Strip& strip) const {
+    struct alignas(64) Config {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
+    } config;
+    _tile_loadconfig(&config);
+    const int64_t cells = strip.bands * across, columns = sheets * SIDE;
+    alignas(64) float sums[4 * SIDE * SIDE];
+    std::vector<float> biases(columns);
+    for (int64_t group = 0; group < groups; ++group) {
+      if (group % chunk == 0) {
+        if (inputs == 4)
+          pack<4>(strip, group);
+        else if (inputs == 8)
+          pack<8>(strip, group);
+        else if (inputs == 16)
+          pack<16>(strip, group);
+        else
+          pack<0>(strip, group);
+      }
+      for (size_t n = 0; n < runs.size(); ++n)
+        if (const Bfloat16* bias = levels[n % levels.size()]->bias)
+          for (int64_t o = 0; o < runs[n].count; ++o)
+            biases[runs[n].column + o] = number(bias[group * runs[n].count + o]);
+      const Bfloat16* x = strip.packed + group % chunk * strip.pitch;
+      const Bfloat16* w = weights.get() + group * rows * depth * sheets * DEPTH * SIDE;
+      Bfloat16* to = strip.summed + group % chunk * cells * columns;
+      for (int64_t sheet = 0, pair; sheet < sheets; sheet += pair, w += pair * DEPTH * SIDE) {
+        pair = std::min<int64_t>(2, sheets - sheet);
+        for (int64_t at = 0, units; at < cells; at += units * SIDE) {
+          const int64_t left = (cells - at - 1) / SIDE + 1;
+          units = pair == 1 && left >= 4 ? 4 : std::min<int64_t>(2, left);
+          if (pair == 2 && units == 2)
+            multiply<2, 2>(strip, x + at * next, w, sums);
+          else if (pair == 2)
+            multiply<1, 2>(strip, x + at * next, w, sums);
+          else if (units == 4)
+            multiply<4, 1>(strip, x + at * next, w, sums);
+          else if (units == 2)
+            multiply<2, 1>(strip, x + at * next, w, sums);
+          else
+            multiply<1, 1>(strip, x + at * next, w, sums);
+          for (int64_t k = 0; k < pair; ++k) {
+            const Floats bias = load(biases.data() + (sheet + k) * SIDE);
+            for (int64_t m = 0; m < units * SIDE && at + m < cells; ++m)
+              store(to + (at + m) * columns + (sheet + k) * SIDE,
+                    load(sums + ((m / SIDE * pair + k) * SIDE + m % SIDE) * SIDE) + bias);
+          }
+        }
+      }
+      if ((group + 1) % chunk == 0 || group + 1 == groups) scatter(strip, group / chunk * chunk);
+    }
+    _tile_release();
+  }
+};
+
+// Whether the levels fit; computes them if there is something to compute.
+inline bool by_tiles(const Call<Bfloat16>& call) {
+  if (!have_tiles()) return false;
+  std::vector<Bundle> bundles;
+  for (auto& alike : sorted(call, [](auto& a, auto& b) { return a.groups == b.groups; }))
+    bundles.emplace_back(call, alike);
+  for (const auto& bundle : bundles)
+    if (!bundle.fits()) return false;
+  if (!call.x) return true;
+  int64_t unit = 1, row = 1, packed_size = 0, summed_size = 0;
+  for (auto& bundle : bundles) {
+    bundle.prepare();
+    unit = std::max(unit, bundle.lines);
+    row = std::max(row, bundle.width * bundle.inputs * bundle.chunk);
+  }
+  const int64_t near = NEAR / int64_t(sizeof(Bfloat16)) / row;  // packed rows
+  const int64_t rows = call.rows_at_once(near / call.stride_y, unit);
+  for (const auto& bundle : bundles) {
+    const Bundle::Strip strip(bundle, 0, 0, rows, nullptr, nullptr);
+    const int64_t sums = strip.bands * bundle.across * bundle.sheets * SIDE;
+    packed_size = std::max(packed_size, bundle.chunk * strip.pitch);
+    summed_size = std::max(summed_size, bundle.chunk * sums);
+  }
+#pragma omp parallel num_threads(call.threads)
+  {
+    for (const auto& bundle : bundles) {
+#pragma omp for
+      for (int64_t group = 0; group < bundle.groups; ++group) bundle.fill(group);
+    }
+    const Buffer<Bfloat16> packed(packed_size), summed(summed_size);
+#pragma omp for collapse(2) schedule(dynamic)
+    for (int64_t n = 0; n < call.images; ++n)
+      for (int64_t y = 0; y < call.out_height; y += rows)
+        for (const auto& bundle : bundles)
+          bundle.compute({bundle, n, y, std::min(call.out_height, y + rows), packed.get(), summed.get()});
+  }
+  return true;
+}
+#else
+inline bool by_tiles(const Call<Bfloat16>&) { return false; }
+#endif
+
+extern "C" bool direct_float32(const Call<float>* call) { return by_lanes(*call); }
+extern "C" bool direct_bfloat16(const Call<Bfloat16>* call) {
+  return by_tiles(*call) || by_lanes(*call);
+}
