@@ -95,19 +95,15 @@ std::vector<std::vector<const Level<T>*>> sorted(const Call<T>& call, Alike alik
   return lists;
 }
 
-// Zeros that begin on a cache line.
+// Room that begins on a cache line and is kept by its thread from call to call: to ask the system
+// for it anew would cost more than many a level. Zero at first, then as the last call left it.
 template <typename T>
-class Buffer {
-  std::unique_ptr<char[]> owner;
-  T* begin;
-
- public:
-  explicit Buffer(int64_t count) : owner(new char[count * sizeof(T) + 64]()) {
-    begin = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(owner.get()) + 63) / 64 * 64);
-  }
-  T* get() const { return begin; }
-  T& operator[](int64_t n) const { return begin[n]; }
-};
+T* room(int slot, int64_t count) {
+  static thread_local std::vector<char> rooms[3];
+  auto& bytes = rooms[slot];
+  if (bytes.size() < count * sizeof(T) + 64) bytes.assign(count * sizeof(T) + 64, 0);
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64);
+}
 
 inline float number(float value) { return value; }
 inline float number(Bfloat16 value) {

@@ -1,8 +1,9 @@
 // Lanes: the lanes of a vector are output channels.
 //
-// For each input of a group a vector is packed that holds, for every lane, the channel which that
-// lane's group wants. No lane is idle and no zero is multiplied but those of the padding, however
-// few channels a group has.
+// A block of LANES outputs belongs to so many neighbouring groups. The inputs of these are packed
+// so that one of each group lie side by side; loaded again and again until the vector is full, they
+// are what the lanes want. No lane is idle and no zero is multiplied but those of the padding,
+// however few channels a group has.
 
 #if defined(__AVX512F__)
 constexpr int PIXELS = 14;  // two rows of sums, two weights, one pixel: 31 of 32 registers
@@ -12,20 +13,45 @@ constexpr int PIXELS = 6;  // 15 of 16
 constexpr int PIXELS = 12;
 #endif
 
+// GROUPS numbers, over and over.
+template <int GROUPS>
+inline Floats repeated(const float* from) {
+  if constexpr (GROUPS == 1) return Floats{} + *from;
+#if defined(__AVX512F__)
+  if constexpr (GROUPS == 2) {
+    double both;
+    std::memcpy(&both, from, sizeof both);
+    return (Floats)_mm512_set1_pd(both);
+  }
+  if constexpr (GROUPS == 4) return (Floats)_mm512_broadcast_f32x4(_mm_loadu_ps(from));
+  if constexpr (GROUPS == 8)
+    return (Floats)_mm512_broadcast_f64x4((__m256d)_mm256_loadu_ps(from));
+#elif defined(__AVX2__)
+  if constexpr (GROUPS == 2) return (Floats)_mm256_broadcast_sd((const double*)from);
+  if constexpr (GROUPS == 4) return (Floats)_mm256_broadcast_ps((const __m128*)from);
+#else
+  if constexpr (GROUPS == 2) return Floats{from[0], from[1], from[0], from[1]};
+#endif
+  return load(from);
+}
+
 // Levels with as many groups and outputs, whose lanes want the same.
 template <typename T>
 struct Lanes {
-  // Where an input of every lane's group is found among those of the block, in up to 4 vectors.
+  // Where a vector of packed numbers comes from, in up to four vectors of a pixel.
   struct Pick {
     Ints pair[2], join;
   };
+  static constexpr int64_t SOURCES = 4;
 
   const Call<T>& call;
   std::vector<const Level<T>*> levels;
   Frame frame;
-  int64_t inputs, per_group, blocks, span, width;  // width: pixels of a packed row
-  std::vector<Buffer<Floats>> weights;             // of each level: [blocks, inputs, height, width]
-  Buffer<Pick> picks;                              // [inputs]
+  int64_t inputs, per_group, blocks;
+  int64_t together, span, width;  // groups of a block; their inputs; pixels of a packed row
+  std::vector<Floats*> weights;   // of each level: [blocks, height, width, inputs]
+  std::vector<Pick> picks;        // [span / LANES]
+  Ints order;                     // of the lanes: outputs first, then groups; back to channels
 
   Lanes(const Call<T>& call, std::vector<const Level<T>*> alike)
       : call(call),
@@ -34,141 +60,163 @@ struct Lanes {
         inputs(call.channels / levels[0]->groups),
         per_group(levels[0]->per_group()),
         blocks(levels[0]->outputs / LANES),
-        span(std::max<int64_t>(1, LANES / per_group) * inputs),
-        width((call.out_width - 1) * call.stride_x + frame.reach_x),
-        picks(inputs) {}
+        together(std::max<int64_t>(1, LANES / per_group)),
+        span(together * inputs),
+        width((call.out_width - 1) * call.stride_x + frame.reach_x) {}
 
   bool fits() const {
-    const int64_t sources = span / LANES;
-    return levels[0]->outputs % LANES == 0 && std::max<int64_t>(per_group, LANES) % std::min<int64_t>(per_group, LANES) == 0 &&
-           span % LANES == 0 && (per_group >= LANES || sources == 1 || sources == 2 || sources == 4);
+    const bool whole = per_group < LANES ? LANES % per_group == 0 : per_group % LANES == 0;
+    return whole && levels[0]->outputs % LANES == 0 && span % LANES == 0 &&
+           (together == 1 || span <= SOURCES * LANES);
   }
 
-  void prepare() {
-    for (auto* level : levels) {
-      const int64_t taps = inputs * level->height * level->width;
-      weights.emplace_back(blocks * taps);
-      for (int64_t o = 0; o < level->outputs; ++o)
-        for (int64_t tap = 0; tap < taps; ++tap)
-          weights.back()[o / LANES * taps + tap][o % LANES] = number(level->weight[o * taps + tap]);
+  int64_t taps(const Level<T>& level) const { return inputs * level.height * level.width; }
+
+  // Fills `room` and returns its end.
+  Floats* prepare(Floats* room) {
+    for (int lane = 0; lane < LANES; ++lane) {
+      const int64_t group = lane % together, output = lane / together;
+      order[together == 1 ? lane : group * per_group + output] = lane;
     }
-    for (int64_t c = 0; c < inputs; ++c)
-      for (int lane = 0; lane < LANES; ++lane) {
-        const int32_t from = (per_group < LANES ? lane / per_group * inputs + c : c % LANES);
-        picks[c].pair[0][lane] = std::min(from, 2 * LANES - 1);
-        picks[c].pair[1][lane] = std::max(from - 2 * LANES, 0);
-        picks[c].join[lane] = from < 2 * LANES ? lane : lane + LANES;
+    for (auto* level : levels) {
+      const int64_t area = level->height * level->width;
+      weights.push_back(room);
+      for (int64_t o = 0; o < level->outputs; ++o) {
+        const int64_t block = o / LANES, channel = o % LANES;
+        const T* from = level->weight + o * inputs * area;
+        for (int64_t c = 0; c < inputs; ++c)
+          for (int64_t tap = 0; tap < area; ++tap)
+            room[(block * area + tap) * inputs + c][order[channel]] = number(*from++);
       }
+      room += blocks * taps(*level);
+    }
+    picks.resize(together == 1 ? 0 : span / LANES);
+    for (int64_t n = 0; n < int64_t(picks.size()) * LANES; ++n) {
+      const int32_t from = n % together * inputs + n / together, lane = n % LANES;
+      picks[n / LANES].pair[0][lane] = std::min(from, 2 * LANES - 1);
+      picks[n / LANES].pair[1][lane] = std::max(from - 2 * LANES, 0);
+      picks[n / LANES].join[lane] = from < 2 * LANES ? lane : lane + LANES;
+    }
+    return room;
   }
 
-  // [inputs, rows, width], zero where the map ends.
-  void pack(int64_t n, int64_t block, int64_t top, int64_t rows, Floats* packed) const {
-    const int64_t plane = rows * width, first = block * LANES / per_group * inputs;
-    const int64_t sources = per_group < LANES ? span / LANES : 1;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t q = 0; q < width; ++q) {
-        const int64_t y = top + r, x = q - frame.pad_x;
-        Floats* to = packed + r * width + q;
-        if (y < 0 || y >= call.height || x < 0 || x >= call.width) {
-          for (int64_t c = 0; c < inputs; ++c) to[c * plane] = Floats{};
-          continue;
-        }
-        const T* pixel = call.pixel(n, y, x) + first;
-        if (sources == 1) {
-          for (int64_t c = 0; c < inputs; ++c)
-            to[c * plane] = __builtin_shuffle(load(pixel + c / LANES * LANES), picks[c].pair[0]);
-        } else if (sources == 2) {
+  int64_t group_of(int64_t block) const { return block * LANES / per_group; }
+
+  // [rows, width, inputs, together], zero where the map ends.
+  void pack(int64_t n, int64_t block, int64_t top, int64_t rows, float* packed) const {
+    const int64_t vectors = span / LANES, end = std::min(width, call.width + frame.pad_x);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t y = top + r;
+      const bool empty = y < 0 || y >= call.height;
+      const int64_t left = empty ? width : std::min(frame.pad_x, width), right = empty ? width : end;
+      float* to = packed + r * width * span;
+      std::memset(to, 0, left * span * sizeof(float));
+      std::memset(to + right * span, 0, (width - right) * span * sizeof(float));
+      if (empty) continue;
+      to += left * span;
+      const T* pixel = call.pixel(n, y, left - frame.pad_x) + group_of(block) * inputs;
+      for (int64_t q = left; q < right; ++q, to += span, pixel += call.channels) {
+        if (picks.empty()) {
+          for (int64_t v = 0; v < vectors; ++v) store(to + v * LANES, load(pixel + v * LANES));
+        } else if (vectors == 1) {
+          store(to, __builtin_shuffle(load(pixel), picks[0].pair[0]));
+        } else if (vectors == 2) {
           const Floats a = load(pixel), b = load(pixel + LANES);
-          for (int64_t c = 0; c < inputs; ++c)
-            to[c * plane] = __builtin_shuffle(a, b, picks[c].pair[0]);
+          store(to, __builtin_shuffle(a, b, picks[0].pair[0]));
+          store(to + LANES, __builtin_shuffle(a, b, picks[1].pair[0]));
         } else {
-          const Floats a = load(pixel), b = load(pixel + LANES);
-          const Floats d = load(pixel + 2 * LANES), e = load(pixel + 3 * LANES);
-          for (int64_t c = 0; c < inputs; ++c)
-            to[c * plane] = __builtin_shuffle(__builtin_shuffle(a, b, picks[c].pair[0]),
-                                              __builtin_shuffle(d, e, picks[c].pair[1]),
-                                              picks[c].join);
+          const Floats a = load(pixel), b = load(pixel + LANES), c = load(pixel + 2 * LANES);
+          const Floats d = vectors == 3 ? c : load(pixel + 3 * LANES);
+          for (int64_t v = 0; v < vectors; ++v) {
+            const Pick& pick = picks[v];
+            store(to + v * LANES, __builtin_shuffle(__builtin_shuffle(a, b, pick.pair[0]),
+                                                    __builtin_shuffle(c, d, pick.pair[1]), pick.join));
+          }
         }
       }
+    }
   }
 
   // One row of taps, for one or two rows of the output that both want these pixels.
-  template <int COUNT, bool UPPER, bool LOWER>
-  static void add(const Floats* x, const Floats* upper, const Floats* lower, int64_t taps,
-                  int64_t step, int64_t stride, Floats (&sums)[2][COUNT]) {
-    for (int64_t k = 0; k < taps; ++k, x += step) {
-      Floats a, b;
-      if constexpr (UPPER) a = upper[k];
-      if constexpr (LOWER) b = lower[k];
+  template <int COUNT, int GROUPS, bool UPPER, bool LOWER>
+  void add(const float* x, const Floats* upper, const Floats* lower, int64_t taps,
+           Floats (&sums)[2][COUNT]) const {
+    const int64_t step = call.dilation_x * span, stride = call.stride_x * span;
+    for (int64_t k = 0; k < taps; ++k, x += step)
+      for (int64_t c = 0; c < inputs; ++c) {
+        Floats a, b;
+        if constexpr (UPPER) a = *upper++;
+        if constexpr (LOWER) b = *lower++;
+        const float* at = x + c * GROUPS;
 #pragma GCC unroll 16
-      for (int i = 0; i < COUNT; ++i) {
-        const Floats pixel = x[i * stride];
-        if constexpr (UPPER) sums[0][i] += a * pixel;
-        if constexpr (LOWER) sums[1][i] += b * pixel;
+        for (int i = 0; i < COUNT; ++i) {
+          const Floats pixel = repeated<GROUPS>(at + i * stride);
+          if constexpr (UPPER) sums[0][i] += a * pixel;
+          if constexpr (LOWER) sums[1][i] += b * pixel;
+        }
       }
-    }
   }
 
   // COUNT neighbouring pixels of a row of the output and, `apart` rows of taps on, of the next one.
-  template <int COUNT, int64_t STRIDE>
-  void sum(const Level<T>& level, const Floats* x, const Floats* w, Floats bias, int64_t plane,
-           int64_t apart, Floats (*out)[PIXELS]) const {
-    const int64_t height = level.height, taps = level.width, step = call.dilation_x;
-    const int64_t stride = STRIDE ? STRIDE : call.stride_x, row = call.dilation_y * width;
+  template <int COUNT, int GROUPS>
+  void sum(const Level<T>& level, const float* x, const Floats* w, Floats bias, int64_t apart,
+           Floats (*out)[PIXELS]) const {
+    const int64_t height = level.height, line = level.width * inputs;
     Floats sums[2][COUNT];
-    for (auto& line : sums)
-      for (auto& one : line) one = bias;
-    for (int64_t c = 0; c < inputs; ++c, x += plane, w += height * taps)
-      for (int64_t k = 0; k < height + apart; ++k) {
-        const Floats *at = x + k * row, *upper = w + k * taps, *lower = upper - apart * taps;
-        const bool above = k < height, below = apart && k >= apart;
-        if (above && below)
-          add<COUNT, true, true>(at, upper, lower, taps, step, stride, sums);
-        else if (above)
-          add<COUNT, true, false>(at, upper, lower, taps, step, stride, sums);
-        else if (below)
-          add<COUNT, false, true>(at, upper, lower, taps, step, stride, sums);
-      }
+    for (auto& row : sums)
+      for (auto& one : row) one = bias;
+    for (int64_t k = 0; k < height + apart; ++k, x += call.dilation_y * width * span) {
+      const Floats *upper = w + k * line, *lower = upper - apart * line;
+      const bool above = k < height, below = apart && k >= apart;
+      if (above && below)
+        add<COUNT, GROUPS, true, true>(x, upper, lower, level.width, sums);
+      else if (above)
+        add<COUNT, GROUPS, true, false>(x, upper, lower, level.width, sums);
+      else if (below)
+        add<COUNT, GROUPS, false, true>(x, upper, lower, level.width, sums);
+    }
     for (int j = 0; j < 2; ++j)
       for (int i = 0; i < COUNT; ++i) out[j][i] = sums[j][i];
   }
 
-  template <int COUNT, typename... Rest>
+  template <int COUNT, int GROUPS, typename... Rest>
   void sum_of(int64_t count, Rest... rest) const {
     if (count < COUNT) {
-      if constexpr (COUNT > 1) sum_of<COUNT / 2>(count, rest...);
-    } else if (call.stride_x == 1) {
-      sum<COUNT, 1>(rest...);
-    } else if (call.stride_x == 2) {
-      sum<COUNT, 2>(rest...);
+      if constexpr (COUNT > 1) sum_of<COUNT / 2, GROUPS>(count, rest...);
+    } else if (together < GROUPS) {
+      if constexpr (GROUPS > 1) sum_of<COUNT, GROUPS / 2>(count, rest...);
     } else {
-      sum<COUNT, 0>(rest...);
+      sum<COUNT, GROUPS>(rest...);
     }
   }
 
   int64_t packed_rows(int64_t rows) const { return (rows - 1) * call.stride_y + frame.reach_y; }
 
   // Rows y0 to y1 of the output of an image.
-  void compute(int64_t n, int64_t y0, int64_t y1, Floats* packed) const {
-    const int64_t rows = packed_rows(y1 - y0), plane = rows * width;
+  void compute(int64_t n, int64_t y0, int64_t y1, float* packed) const {
     const bool pairs = call.stride_y % call.dilation_y == 0;
     for (int64_t b = 0; b < blocks; ++b) {
-      pack(n, b, y0 * call.stride_y - frame.pad_y, rows, packed);
+      if (b == 0 || group_of(b) != group_of(b - 1))
+        pack(n, b, y0 * call.stride_y - frame.pad_y, packed_rows(y1 - y0), packed);
       for (size_t l = 0; l < levels.size(); ++l) {
         const Level<T>& level = *levels[l];
-        const Floats* w = weights[l].get() + b * inputs * level.height * level.width;
-        const Floats* x = packed + (frame.pad_y - level.pad_y) * width + frame.pad_x - level.pad_x;
-        const Floats bias = level.bias ? load(level.bias + b * LANES) : Floats{};
-        for (int64_t y = y0, step; y < y1; y += step, x += step * call.stride_y * width) {
+        const int64_t corner = (frame.pad_y - level.pad_y) * width + frame.pad_x - level.pad_x;
+        const float* x = packed + corner * span;
+        Floats bias{};
+        if (level.bias)
+          for (int c = 0; c < LANES; ++c) bias[order[c]] = number(level.bias[b * LANES + c]);
+        for (int64_t y = y0, step; y < y1; y += step, x += step * call.stride_y * width * span) {
           step = pairs && y + 1 < y1 ? 2 : 1;
           const int64_t apart = step == 2 ? call.stride_y / call.dilation_y : 0;
           for (int64_t q = 0, count; q < call.out_width; q += count) {
             for (count = PIXELS; count > call.out_width - q;) count /= 2;
             Floats sums[2][PIXELS];
-            sum_of<PIXELS>(count, level, x + q * call.stride_x, w, bias, plane, apart, sums);
+            sum_of<PIXELS, LANES>(count, level, x + q * call.stride_x * span,
+                                  weights[l] + b * taps(level), bias, apart, sums);
             for (int64_t j = 0; j < step; ++j)
               for (int64_t i = 0; i < count; ++i)
-                store(call.output(n, y + j, q + i) + level.first + b * LANES, sums[j][i]);
+                store(call.output(n, y + j, q + i) + level.first + b * LANES,
+                      __builtin_shuffle(sums[j][i], order));
           }
         }
       }
@@ -180,28 +228,32 @@ struct Lanes {
 template <typename T>
 bool by_lanes(const Call<T>& call) {
   std::vector<Lanes<T>> all;
-  for (auto& alike : sorted(call, [](auto& a, auto& b) { return a.groups == b.groups && a.outputs == b.outputs; }))
-    all.emplace_back(call, alike);
+  const auto alike = [](auto& a, auto& b) { return a.groups == b.groups && a.outputs == b.outputs; };
+  for (auto& levels : sorted(call, alike)) all.emplace_back(call, levels);
   for (const auto& lanes : all)
     if (!lanes.fits()) return false;
   if (!call.x) return true;
-  int64_t row = 0, reach = 0, most = 0;
+  int64_t row = 0, reach = 0, most = 0, weights = 0;
+  for (const auto& lanes : all)
+    for (auto* level : lanes.levels) weights += lanes.blocks * lanes.taps(*level);
+  Floats* prepared = room<Floats>(0, weights);
   for (auto& lanes : all) {
-    lanes.prepare();
-    row = std::max(row, lanes.inputs * lanes.width);
+    prepared = lanes.prepare(prepared);
+    row = std::max(row, lanes.span * lanes.width);
     reach = std::max(reach, lanes.frame.reach_y);
   }
-  const int64_t near = NEAR / int64_t(sizeof(Floats)) / row;  // packed rows
+  const int64_t near = NEAR / int64_t(sizeof(float)) / row;  // packed rows
   const int64_t rows = call.rows_at_once((near - reach) / call.stride_y + 1, 2);
   for (const auto& lanes : all)
-    most = std::max(most, lanes.inputs * lanes.packed_rows(rows) * lanes.width);
+    most = std::max(most, lanes.packed_rows(rows) * lanes.width * lanes.span);
 #pragma omp parallel num_threads(call.threads)
   {
-    const Buffer<Floats> packed(most);
+    float* packed = room<float>(1, most);
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t n = 0; n < call.images; ++n)
       for (int64_t y = 0; y < call.out_height; y += rows)
-        for (const auto& lanes : all) lanes.compute(n, y, std::min(call.out_height, y + rows), packed.get());
+        for (const auto& lanes : all)
+          lanes.compute(n, y, std::min(call.out_height, y + rows), packed);
   }
   return true;
 }

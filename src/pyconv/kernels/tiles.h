@@ -48,7 +48,7 @@ struct Bundle {
   int64_t planes, rows;          // rows of input from one band to the next; that a band wants
   int64_t depth, sheets, chunk;  // cells along a row of taps; tiles of columns; groups at once
   std::vector<Run> runs;
-  Buffer<Bfloat16> weights{0};  // [groups, rows, depth, sheets, DEPTH / 2, SIDE, 2]
+  Bfloat16* weights = nullptr;  // [groups, rows, depth, sheets, DEPTH / 2, SIDE, 2]
 
   Bundle(const Call<Bfloat16>& call, std::vector<const Level<Bfloat16>*> alike)
       : call(call), levels(std::move(alike)), frame(call, levels), groups(levels[0]->groups) {
@@ -72,8 +72,10 @@ struct Bundle {
     return inputs % DEPTH == 0 || (DEPTH % inputs == 0 && next % DEPTH == 0);
   }
 
-  void prepare() {
-    weights = Buffer<Bfloat16>(groups * rows * depth * sheets * DEPTH * SIDE);
+  int64_t size() const { return groups * rows * depth * sheets * DEPTH * SIDE; }
+
+  void prepare(Bfloat16* room) {
+    weights = room;
     for (int64_t line = 0, column = 0; line < lines; ++line)
       for (int64_t shift = 0; shift < shifts; ++shift)
         for (auto* level : levels) {
@@ -85,6 +87,7 @@ struct Bundle {
 
   // The weights of a group, in the order in which multiply() reads them.
   void fill(int64_t group) const {
+    std::memset(weights + group * (size() / groups), 0, size() / groups * sizeof(Bfloat16));
     for (size_t n = 0; n < runs.size(); ++n) {
       const Run& run = runs[n];
       const Level<Bfloat16>& level = *levels[n % levels.size()];
@@ -222,7 +225,7 @@ struct Bundle {
           for (int64_t o = 0; o < runs[n].count; ++o)
             biases[runs[n].column + o] = number(bias[group * runs[n].count + o]);
       const Bfloat16* x = strip.packed + group % chunk * strip.pitch;
-      const Bfloat16* w = weights.get() + group * rows * depth * sheets * DEPTH * SIDE;
+      const Bfloat16* w = weights + group * (size() / groups);
       Bfloat16* to = strip.summed + group % chunk * cells * columns;
       for (int64_t sheet = 0, pair; sheet < sheets; sheet += pair, w += pair * DEPTH * SIDE) {
         pair = std::min<int64_t>(2, sheets - sheet);
@@ -263,8 +266,12 @@ inline bool by_tiles(const Call<Bfloat16>& call) {
     if (!bundle.fits()) return false;
   if (!call.x) return true;
   int64_t unit = 1, row = 1, packed_size = 0, summed_size = 0;
+  int64_t weights = 0;
+  for (const auto& bundle : bundles) weights += bundle.size();
+  Bfloat16* prepared = room<Bfloat16>(0, weights);
   for (auto& bundle : bundles) {
-    bundle.prepare();
+    bundle.prepare(prepared);
+    prepared += bundle.size();
     unit = std::max(unit, bundle.lines);
     row = std::max(row, bundle.width * bundle.inputs * bundle.chunk);
   }
@@ -282,12 +289,12 @@ inline bool by_tiles(const Call<Bfloat16>& call) {
 #pragma omp for
       for (int64_t group = 0; group < bundle.groups; ++group) bundle.fill(group);
     }
-    const Buffer<Bfloat16> packed(packed_size), summed(summed_size);
+    Bfloat16 *packed = room<Bfloat16>(1, packed_size), *summed = room<Bfloat16>(2, summed_size);
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t n = 0; n < call.images; ++n)
       for (int64_t y = 0; y < call.out_height; y += rows)
         for (const auto& bundle : bundles)
-          bundle.compute({bundle, n, y, std::min(call.out_height, y + rows), packed.get(), summed.get()});
+          bundle.compute({bundle, n, y, std::min(call.out_height, y + rows), packed, summed});
   }
   return true;
 }
