@@ -87,21 +87,29 @@ struct Bundle {
 
   // The weights of a group, in the order in which multiply() reads them.
   void fill(int64_t group) const {
-    std::memset(weights + group * (size() / groups), 0, size() / groups * sizeof(Bfloat16));
+    Bfloat16* tiles = weights + group * (size() / groups);
+    std::memset(tiles, 0, size() / groups * sizeof(Bfloat16));
+    const int64_t piece = std::min<int64_t>(inputs, DEPTH);  // inputs of a pixel in one tile
     for (size_t n = 0; n < runs.size(); ++n) {
       const Run& run = runs[n];
       const Level<Bfloat16>& level = *levels[n % levels.size()];
-      const Bfloat16* w = level.weight + group * run.count * inputs * level.height * level.width;
-      for (int64_t column = run.column; column < run.column + run.count; ++column)
-        for (int64_t c = 0; c < inputs; ++c)
-          for (int64_t ky = 0; ky < level.height; ++ky)
-            for (int64_t kx = 0; kx < level.width; ++kx, ++w) {
-              const int64_t row = run.line * call.stride_y + frame.pad_y - level.pad_y + ky * call.dilation_y;
-              const int64_t pixel = run.shift * call.stride_x + frame.pad_x - level.pad_x + kx * call.dilation_x;
-              const int64_t at = pixel * inputs + c;
-              const int64_t tile = ((group * rows + row) * depth + at / DEPTH) * sheets + column / SIDE;
-              weights[(tile * DEPTH + at % DEPTH / 2 * 2) * SIDE + column % SIDE * 2 + at % 2] = *w;
-            }
+      const int64_t area = level.height * level.width;
+      const int64_t top = run.line * call.stride_y + frame.pad_y - level.pad_y;
+      const int64_t left = run.shift * call.stride_x + frame.pad_x - level.pad_x;
+      for (int64_t o = 0; o < run.count; ++o) {
+        const int64_t column = run.column + o;
+        const Bfloat16* w = level.weight + (group * run.count + o) * inputs * area;
+        for (int64_t tap = 0; tap < area; ++tap, ++w) {
+          const int64_t row = top + tap / level.width * call.dilation_y;
+          int64_t at = (left + tap % level.width * call.dilation_x) * inputs;
+          for (int64_t c = 0; c < inputs; c += piece, at += piece) {
+            const int64_t tile = (row * depth + at / DEPTH) * sheets + column / SIDE;
+            Bfloat16* to = tiles + tile * DEPTH * SIDE + at % DEPTH / 2 * 2 * SIDE + column % SIDE * 2;
+            for (int64_t i = 0; i < piece; ++i)
+              to[(at % 2 + i) / 2 * 2 * SIDE + (at % 2 + i) % 2] = w[(c + i) * area];
+          }
+        }
+      }
     }
   }
 
@@ -177,6 +185,25 @@ struct Bundle {
       std::memcpy(to + g * count, from + g * apart, count * sizeof(Bfloat16));
   }
 
+  // As copy<1> for eight neighbouring columns and as many groups.
+  static void transpose(Bfloat16* const* to, const Bfloat16* from, int64_t apart) {
+    __m128i rows[8], pairs[8];
+    for (int g = 0; g < 8; ++g) rows[g] = _mm_loadu_si128((const __m128i*)(from + g * apart));
+    for (int g = 0; g < 4; ++g) {
+      pairs[g] = _mm_unpacklo_epi16(rows[2 * g], rows[2 * g + 1]);
+      pairs[g + 4] = _mm_unpackhi_epi16(rows[2 * g], rows[2 * g + 1]);
+    }
+    for (int half = 0; half < 2; ++half) {
+      const __m128i *p = pairs + 4 * half;
+      const __m128i a = _mm_unpacklo_epi32(p[0], p[1]), b = _mm_unpackhi_epi32(p[0], p[1]);
+      const __m128i c = _mm_unpacklo_epi32(p[2], p[3]), d = _mm_unpackhi_epi32(p[2], p[3]);
+      _mm_storeu_si128((__m128i*)to[4 * half], _mm_unpacklo_epi64(a, c));
+      _mm_storeu_si128((__m128i*)to[4 * half + 1], _mm_unpackhi_epi64(a, c));
+      _mm_storeu_si128((__m128i*)to[4 * half + 2], _mm_unpacklo_epi64(b, d));
+      _mm_storeu_si128((__m128i*)to[4 * half + 3], _mm_unpackhi_epi64(b, d));
+    }
+  }
+
   // What was summed for a chunk of groups, into its place: neighbouring groups are neighbours there.
   void scatter(const Strip& strip, int64_t group) const {
     const int64_t columns = sheets * SIDE, apart = strip.bands * across * columns;
@@ -186,6 +213,14 @@ struct Bundle {
         Bfloat16* pixel = call.output(strip.n, y, q);
         const Bfloat16* cell_sums = strip.summed + (band * across + q / shifts) * columns;
         const bool whole = y + lines <= strip.y1 && q + shifts <= call.out_width;
+        if (whole && together == 8 && outputs == int64_t(levels.size()) && runs.size() % 8 == 0) {
+          for (size_t n = 0; n < runs.size(); n += 8) {
+            Bfloat16* to[8];
+            for (int k = 0; k < 8; ++k) to[k] = pixel + runs[n + k].place + group;
+            transpose(to, cell_sums + n, apart);
+          }
+          continue;
+        }
         for (const Run& run : runs) {
           if (!whole && (y + run.line >= strip.y1 || q + run.shift >= call.out_width)) continue;
           Bfloat16* to = pixel + run.place + group * run.count;
