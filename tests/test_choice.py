@@ -32,14 +32,14 @@ PROCESSORS = sorted(path.stem for path in (Path(choice.__file__).parent / "rules
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_tiles_are_worth_their_zeros(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_way_is_worth_its_zeros(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule does not stay native where native leaves most lanes of a vector idle."""
     measured = choice.read_rule(processor)
     monkeypatch.setattr(choice, "RULE", measured)
     assert measured
     for dtype, channels_last, mode in measured:
         problem = HG_LEVEL._replace(dtype=dtype, channels_last=channels_last, mode=mode)
-        assert rule(problem).kind in ("tiled", "depthwise"), problem
+        assert rule(problem) != Lowering(), problem
 
 
 def test_a_processor_that_was_not_measured_stays_native(monkeypatch: pytest.MonkeyPatch) -> None:

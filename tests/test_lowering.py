@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import pyconv
-from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv, pyconvresnet_tiny
+from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv, lowering, pyconvresnet_tiny
 from pyconv.choice import Problem, candidates
 from pyconv.gradients import Ways, convolve
 from pyconv.layers import GroupedConv, pin
-from pyconv.lowering import Geometry, Lowering
+from pyconv.lowering import Geometry, Lowering, native
 
 
 @pytest.fixture(autouse=True)
@@ -278,3 +278,41 @@ def test_forward_mode_derivatives() -> None:
     expected = torch.func.jvp(layer, (x,), (moves,))
     pin(layer, "tiled:2x2")
     torch.testing.assert_close(torch.func.jvp(layer, (x,), (moves,)), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "size", "wrong"),
+    [
+        (8, (7, 8), (1, 1), (9, 9), True),  # 8 inputs x 8 pixels: two whole runs of 32
+        (12, (1, 8), (1, 1), (9, 9), True),
+        (8, (8, 7), (1, 1), (9, 9), False),
+        (16, (8, 8), (1, 1), (9, 9), False),
+        (4, (8, 8), (1, 1), (9, 9), False),  # one run
+        (16, (3, 3), (2, 2), (9, 2), True),  # a map one pixel wide
+        (16, (3, 3), (2, 2), (2, 9), False),
+        (16, (3, 3), (1, 1), (9, 1), False),
+        (16, (1, 1), (2, 2), (9, 1), False),
+    ],
+)
+def test_what_onednn_gets_wrong_is_computed_another_way(
+    channels: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    size: tuple[int, int],
+    wrong: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the processor: on one without the error it is a detour."""
+    monkeypatch.setattr(lowering, "TILES", True)
+    geometry = Geometry(1, stride, (kernel[0] // 2, kernel[1] // 2), (1, 1))
+    x = torch.randn(2, channels, *size).bfloat16()
+    weight = torch.randn(16, channels, *kernel).bfloat16()
+    told = lowering.miscomputed(size, weight.shape, geometry, torch.bfloat16, "cpu")
+    assert told == wrong
+    assert not lowering.miscomputed(size, weight.shape, geometry, torch.float32, "cpu")
+    expected = native(x.double(), weight.double(), None, geometry)
+    out = native(x, weight, None, geometry)
+    assert out.dtype == torch.bfloat16 and error(out, expected) < 0.004
+    with torch.autocast("cpu", torch.bfloat16):
+        out = native(x.float(), weight.float(), None, geometry)
+    assert out.dtype == torch.bfloat16 and error(out, expected) < 0.004

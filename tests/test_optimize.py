@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize
 from pyconv import pyconvresnet_tiny as tiny
 from pyconv.layers import GroupedConv, pin
-from pyconv.optimize import PreparedConv
+from pyconv.optimize import DirectPyramid, PreparedConv
 
 
 @pytest.fixture(autouse=True)
@@ -79,8 +79,10 @@ def test_the_model_itself_stays_as_it_is() -> None:
 def test_an_example_has_each_level_timed_on_what_it_sees() -> None:
     model, x = settled(tiny()), torch.randn(2, 1, 28, 28)
     fast = optimize(model, x)
-    ways = [str(m.lowering) for m in fast.modules() if isinstance(m, PreparedConv)]
-    assert len(ways) == sum(isinstance(m, GroupedConv) for m in model.modules())
+    apart = sum(isinstance(m, PreparedConv) for m in fast.modules())
+    joined = [m for m in fast.modules() if isinstance(m, DirectPyramid)]
+    together = sum(geometry.groups > 1 for m in joined for geometry in m.geometries)
+    assert apart + together == sum(isinstance(m, GroupedConv) for m in model.modules())
     assert error(fast(x), model(x)) < 1e-5
 
 

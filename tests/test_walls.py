@@ -19,7 +19,8 @@ BELOW = {
     module: set(below.split())
     for module, below in {
         "architectures": "",
-        "lowering": "",
+        "lowering": "machine",
+        "direct": "lowering",
         "gradients": "lowering",
         "choice": "gradients lowering machine",
         "layers": "choice lowering",

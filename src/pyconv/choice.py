@@ -22,7 +22,17 @@ import torch
 from torch import Tensor
 
 from .gradients import Ways, convolve, gradients
-from .lowering import NATIVE, Geometry, Lowering, apply, is_channels_last, native, prepare
+from .lowering import (
+    NATIVE,
+    Geometry,
+    Lowering,
+    apply,
+    computed_in,
+    is_channels_last,
+    miscomputed,
+    native,
+    prepare,
+)
 from .machine import processor
 
 __all__ = [
@@ -72,18 +82,15 @@ class Problem(NamedTuple):
 
 def problem_of(x: Tensor, weight: Tensor, geometry: Geometry, mode: Mode) -> Problem:
     """The problem of convolving such an input with such a weight, under autocast or not."""
-    device, dtype = x.device.type, x.dtype
-    if device != "meta" and torch.is_autocast_enabled(device):  # which meta does not know
-        dtype = torch.get_autocast_dtype(device)
     return Problem(
         in_channels=x.shape[1],
         out_channels=weight.shape[0],
         kernel=tuple(weight.shape[2:]),
         geometry=geometry,
         size=tuple(x.shape[2:]),
-        dtype=dtype,
+        dtype=computed_in(x),
         channels_last=is_channels_last(x),
-        device=device,
+        device=x.device.type,
         mode=mode,
     )
 
@@ -116,9 +123,25 @@ def candidates(problem: Problem) -> list[Lowering]:
                 and (merge > 1 or tile)
                 and problem.outputs * merge * math.prod(tile) <= MOST_OUTPUTS
                 and _zeros(problem, lowering) <= most_zeros
+                and not _miscomputed(problem, lowering)
             ):
                 found.append(lowering)
     return found
+
+
+def _miscomputed(problem: Problem, lowering: Lowering) -> bool:
+    """Whether a way would meet an error of oneDNN, and go round it slowly."""
+    geometry, tile = problem.geometry, lowering.tile or (1,) * len(problem.kernel)
+    rows = zip(problem.kernel, tile, geometry.stride, geometry.dilation, strict=True)
+    kernel = [k + (t - 1) * s // d for k, t, s, d in rows]
+    stride = tuple(s * t for s, t in zip(geometry.stride, tile, strict=True))
+    return miscomputed(
+        problem.size,
+        (problem.out_channels, problem.inputs * lowering.merge, *kernel),
+        geometry._replace(stride=stride),
+        problem.dtype,
+        problem.device,
+    )
 
 
 def _zeros(problem: Problem, lowering: Lowering) -> float:
@@ -187,7 +210,7 @@ def rule(problem: Problem) -> Lowering:
         octaves = row.octaves_to(problem)
         if octaves < least:
             best, least = row.lowering, octaves
-    return best if best.fits(problem.geometry) else NATIVE
+    return best if best.fits(problem.geometry) and not _miscomputed(problem, best) else NATIVE
 
 
 class autotune:  # a verb, as torch.no_grad is
@@ -262,14 +285,15 @@ def race(
 
 def ones(problem: Problem, *shape: int) -> Tensor:
     """Constant data as the problem has it: nobody's random state is touched."""
-    dims = len(problem.size)
-    layout = (
-        (torch.channels_last, torch.channels_last_3d)[dims - 2]
-        if problem.channels_last and dims > 1
-        else torch.contiguous_format
-    )
     tensor = torch.ones(shape, dtype=problem.dtype, device=problem.device)
-    return tensor.contiguous(memory_format=layout)
+    return tensor.contiguous(memory_format=_layout(problem))
+
+
+def _layout(problem: Problem) -> torch.memory_format:
+    dims = len(problem.size)
+    if not problem.channels_last or dims == 1:
+        return torch.contiguous_format
+    return (torch.channels_last, torch.channels_last_3d)[dims - 2]
 
 
 def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], object]:
@@ -277,8 +301,8 @@ def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], objec
     geometry = problem.geometry
     x = ones(problem, batch, problem.in_channels, *problem.size)
     weight = ones(problem, problem.out_channels, problem.inputs, *problem.kernel)
-    layout = torch.channels_last if problem.channels_last else torch.contiguous_format
-    prepared = prepare(weight, None, geometry, lowering)[0].contiguous(memory_format=layout)
+    prepared = prepare(weight, None, geometry, lowering)[0]
+    prepared = prepared.contiguous(memory_format=_layout(problem))
     grad = native(x[:1], weight, None, geometry)
     grad = ones(problem, batch, *grad.shape[1:])
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .lowering import Geometry, is_channels_last, native
+from .lowering import Geometry, native
 
 __all__ = ["direct", "fits", "library"]
 
@@ -26,18 +26,23 @@ ENTRIES = {torch.float32: "direct_float32", torch.bfloat16: "direct_bfloat16"}
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels, compiled for this processor; None where they cannot be."""
+    try:
+        return build()
+    except Exception:  # no compiler, one of another kind, no place to write: all is only slower
+        return None
+
+
+def build(*flags: str) -> ctypes.CDLL:
+    """Compile the kernels, or take them from the cache of ``torch.compile``."""
+    from torch._inductor.codecache import CppCodeCache  # takes a second to import
+
     folder = Path(__file__).parent / "kernels"
     source = "".join((folder / name).read_text(encoding="utf-8") for name in SOURCES)
-    try:
-        from torch._inductor.codecache import CppCodeCache
-
-        # Vectors are multiplied and added in one rounding, as in every fast convolution.
-        compiled: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast",))
-        for name in ENTRIES.values():
-            getattr(compiled, name).restype = ctypes.c_bool
-    except Exception:  # no compiler, another kind of it, no place to write: it is only faster
-        return None
-    return compiled
+    # Numbers are multiplied and added in one rounding, as in every fast convolution.
+    kernels: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast", *flags))
+    for name in ENTRIES.values():
+        getattr(kernels, name).restype = ctypes.c_bool
+    return kernels
 
 
 def direct(
@@ -61,56 +66,59 @@ def direct(
 
 
 def fits(x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
-    """Whether the kernels can compute this; compiles them if it could be."""
-    sizes = [_map(x, w, geometry) for w, geometry in zip(weights, geometries, strict=True)]
-    same = {(size, g.stride, g.dilation) for size, g in zip(sizes, geometries, strict=True)}
-    if len(same) != 1 or x.device.type != "cpu" or x.dtype not in ENTRIES or not _is_image(x):
+    """Whether the kernels can compute this; compiles them if they might."""
+    return _ask(x, weights, geometries) and _run(x, weights, None, geometries, None)
+
+
+def _ask(x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
+    """Whether this is anything for the kernels at all: images of the CPU, and maps of one size."""
+    if x.device.type != "cpu" or x.dtype not in ENTRIES or x.dim() != 4 or not x.numel():
         return False
-    return _run(x, weights, [None] * len(weights), geometries, None)
-
-
-def _is_image(x: Tensor) -> bool:
-    return x.dim() == 4 and is_channels_last(x) and min(x.shape) > 0
+    pairs = list(zip(weights, geometries, strict=True))
+    return len({(_map(x, weight, g), g.stride, g.dilation) for weight, g in pairs}) == 1
 
 
 def _map(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
-    return tuple(
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, p, d, s in zip(
-            x.shape[2:],
-            weight.shape[2:],
-            geometry.padding,
-            geometry.dilation,
-            geometry.stride,
-            strict=True,
-        )
-    )
+    sizes = zip(x.shape[2:], weight.shape[2:], *geometry[1:], strict=True)
+    return tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in sizes)
 
 
 def _run(
     x: Tensor,
     weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None] | None,
     geometries: Sequence[Geometry],
     out: Tensor | None,
 ) -> bool:
-    """Call the kernels, or only ask them whether they fit if there is no ``out``."""
+    """Whether the kernels fit; they compute if there is an ``out`` to be written to.
+
+    ``x`` and ``out`` are channels-last, the weights contiguous.
+    """
     kernels = library()
     if kernels is None:
         return False
     images, channels, height, width = x.shape
-    size = _map(x, weights[0], geometries[0])
-    numbers = [x.data_ptr() if out is not None else 0, out.data_ptr() if out is not None else 0]
-    numbers += [images, height, width, channels, *size, sum(w.shape[0] for w in weights)]
-    numbers += [*geometries[0].stride, *geometries[0].dilation, torch.get_num_threads()]
-    numbers += [len(weights)]
-    first = 0
-    for weight, bias, geometry in zip(weights, biases, geometries, strict=True):
+    first = geometries[0]
+    numbers = [0, 0] if out is None else [x.data_ptr(), out.data_ptr()]
+    numbers += [images, height, width, channels, *_map(x, weights[0], first)]
+    numbers += [sum(weight.shape[0] for weight in weights), *first.stride, *first.dilation]
+    numbers += [torch.get_num_threads(), len(weights)]
+    start = 0
+    for n, (weight, geometry) in enumerate(zip(weights, geometries, strict=True)):
+        bias = None if biases is None else biases[n]
         numbers += [weight.data_ptr(), 0 if bias is None else bias.data_ptr(), weight.shape[0]]
-        numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, first]
-        first += weight.shape[0]
+        numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, start]
+        start += weight.shape[0]
     call = (ctypes.c_int64 * len(numbers))(*numbers)
     return bool(getattr(kernels, ENTRIES[x.dtype])(call))
+
+
+OPERATORS = torch.library.Library("pyconv", "FRAGMENT")
+OPERATORS.define(
+    "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
+    "int[] dilation, int[] groups) -> Tensor"
+)
+Biases = Sequence[Tensor | None]
 
 
 def _geometries(
@@ -123,65 +131,37 @@ def _geometries(
     ]
 
 
-OPERATORS = torch.library.Library("pyconv", "FRAGMENT")
-OPERATORS.define(
-    "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
-    "int[] dilation, int[] groups) -> Tensor"
-)
+def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: list[int]) -> Tensor:
+    size = _map(x, weights[0], _geometries(*numbers)[0])
+    layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+    channels = sum(weight.shape[0] for weight in weights)
+    return torch.empty(
+        (x.shape[0], channels, *size), dtype=x.dtype, device=x.device, memory_format=layout
+    )
 
 
-@torch.library.impl(OPERATORS, "direct", "CPU")
-def _on_cpu(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor | None],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: list[int],
-) -> Tensor:
-    geometries = _geometries(stride, padding, dilation, groups)
-    if x.dim() == 4 and not is_channels_last(x):
-        x = x.contiguous(memory_format=torch.channels_last)
-    if fits(x, weights, geometries):
-        out = torch.empty(
-            (x.shape[0], sum(w.shape[0] for w in weights), *_map(x, weights[0], geometries[0])),
-            dtype=x.dtype,
-            memory_format=torch.channels_last,
-        )
-        x = x.contiguous(memory_format=torch.channels_last)
-        weights = [w.contiguous() for w in weights]
-        if _run(x, weights, biases, geometries, out):
+def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: list[int]) -> Tensor:
+    geometries = _geometries(*numbers)
+    if _ask(x, weights, geometries):
+        out = _empty(x, weights, *numbers)
+        last = x.contiguous(memory_format=torch.channels_last)
+        if _run(last, [w.contiguous() for w in weights], biases, geometries, out):
             return out
-    return _as_usual(x, weights, biases, stride, padding, dilation, groups)
+    return _as_usual(x, weights, biases, *numbers)
 
 
-@torch.library.impl(OPERATORS, "direct", "CompositeExplicitAutograd")
-def _as_usual(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor | None],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: list[int],
+def _as_usual(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: list[int]) -> Tensor:
+    levels = zip(weights, biases, _geometries(*numbers), strict=True)
+    maps = [native(x, weight, bias, geometry) for weight, bias, geometry in levels]
+    return _empty(x, weights, *numbers).copy_(torch.cat(maps, 1))
+
+
+def _on_no_device(
+    x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: list[int]
 ) -> Tensor:
-    levels = zip(weights, biases, _geometries(stride, padding, dilation, groups), strict=True)
-    out = torch.cat([native(x, w, b, geometry) for w, b, geometry in levels], 1)
-    last = torch.channels_last if x.dim() == 4 else torch.contiguous_format
-    return out.contiguous(memory_format=last)
+    return _empty(x, weights, *numbers)
 
 
-@torch.library.register_fake("pyconv::direct", lib=OPERATORS)
-def _shape(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor | None],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: list[int],
-) -> Tensor:
-    size = _map(x, weights[0], _geometries(stride, padding, dilation, groups)[0])
-    out = x.new_empty((x.shape[0], sum(w.shape[0] for w in weights), *size))
-    return out.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else out
+OPERATORS.impl("direct", _on_cpu, "CPU")
+OPERATORS.impl("direct", _as_usual, "CompositeExplicitAutograd")
+torch.library.register_fake("pyconv::direct", _on_no_device, lib=OPERATORS)

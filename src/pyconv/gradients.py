@@ -18,6 +18,7 @@ from .lowering import (
     Lowering,
     apply,
     collect,
+    computed_in,
     conv,
     crop,
     group_sums,
@@ -50,7 +51,7 @@ def convolve(
     if not backward or _is_dual(x) or _is_dual(weight):
         return apply(x, *prepare(weight, bias, geometry, ways.forward), geometry, ways.forward)
     # Autocast does not reach into the gradients, so the tensors are cast here.
-    tensors = [None if t is None else _autocast(t) for t in (x, weight, bias)]
+    tensors = [None if t is None else t.to(computed_in(t)) for t in (x, weight, bias)]
     out: Tensor = _Convolution.apply(*tensors, geometry, ways)
     return out
 
@@ -58,14 +59,6 @@ def convolve(
 def _is_dual(tensor: Tensor) -> bool:
     """Whether a tensor carries a tangent: in forward mode there is nothing to go back."""
     return not torch.compiler.is_compiling() and unpack_dual(tensor).tangent is not None
-
-
-def _autocast(tensor: Tensor) -> Tensor:
-    """As autocast casts for a convolution."""
-    device = tensor.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device) or tensor.dtype == torch.float64:
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(device))
 
 
 class _Convolution(torch.autograd.Function):

@@ -15,6 +15,7 @@ __all__ = [
     "choose_device",
     "computes_in",
     "describe",
+    "has_tiles",
     "local_processes",
     "own_gpu",
     "processor",
@@ -66,7 +67,12 @@ def processor() -> str:
     PyTorch's own name, and whether there are units that multiply matrices besides.
     """
     name = torch.backends.cpu.get_cpu_capability()
-    return f"{name}_AMX" if torch.cpu._is_amx_tile_supported() else name
+    return f"{name}_AMX" if has_tiles() else name
+
+
+def has_tiles() -> bool:
+    """Whether the processor has units that multiply matrices (AMX)."""
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def advice(device: str, dtype: torch.dtype) -> str | None:

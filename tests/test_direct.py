@@ -1,0 +1,231 @@
+"""The kernels of our own: the numbers of the plain convolutions, wherever and however compiled."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import importlib
+import io
+import math
+import pickle
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pyconv import PyConv2d, optimize
+from pyconv.direct import build, direct, fits, library
+from pyconv.lowering import Geometry, native
+from pyconv.optimize import DirectPyramid
+
+module = importlib.import_module("pyconv.direct")  # pyconv.direct.direct is the function
+compiled = pytest.mark.skipif(
+    library() is None, reason="no compiler here that torch.compile and the kernels can use"
+)
+
+
+def error(value: Tensor, target: Tensor) -> float:
+    value, target = value.detach().double(), target.detach().double()
+    return float((value - target).norm() / target.norm())
+
+
+class Levels(NamedTuple):
+    """Several convolutions of one input."""
+
+    x: Tensor
+    weights: list[Tensor]
+    biases: list[Tensor | None]
+    geometries: list[Geometry]
+
+    def to(self, dtype: torch.dtype) -> Levels:
+        biases = [None if bias is None else bias.to(dtype) for bias in self.biases]
+        return Levels(self.x.to(dtype), [w.to(dtype) for w in self.weights], biases, self[3])
+
+    def plain(self) -> Tensor:
+        levels = zip(self.weights, self.biases, self.geometries, strict=True)
+        return torch.cat([native(self.x, *level) for level in levels], 1)
+
+
+def levels(
+    channels: int,
+    rows: list[tuple[int, int, int]],  # outputs, kernel, groups
+    size: tuple[int, int] = (14, 14),
+    stride: int = 1,
+    dilation: int = 1,
+    images: int = 2,
+    bias: bool = True,
+) -> Levels:
+    x = torch.randn(images, channels, *size).contiguous(memory_format=torch.channels_last)
+    weights = [torch.randn(out, channels // g, k, k) / k for out, k, g in rows]
+    biases: list[Tensor | None] = [torch.randn(out) if bias else None for out, _, _ in rows]
+    pads = [(dilation * (k // 2),) * 2 for _, k, _ in rows]
+    geometries = [
+        Geometry(g, (stride,) * 2, pad, (dilation,) * 2)
+        for (_, _, g), pad in zip(rows, pads, strict=True)
+    ]
+    return Levels(x, weights, biases, geometries)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Levels:
+    channels = draw(st.sampled_from([8, 16, 32, 64, 128]))
+    groups = st.sampled_from([g for g in (1, 2, 4, 8, 16, 32) if channels % g == 0])
+    row = st.tuples(st.sampled_from([16, 32, 48, 64]), st.sampled_from([1, 3, 5, 7, 9]), groups)
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    return levels(
+        channels,
+        [(math.lcm(out, g), k, g) for out, k, g in draw(st.lists(row, min_size=1, max_size=4))],
+        size=(draw(st.integers(1, 30)), draw(st.integers(1, 30))),
+        stride=draw(st.integers(1, 3)),
+        dilation=draw(st.integers(1, 2)),
+        images=draw(st.integers(1, 3)),
+        bias=draw(st.booleans()),
+    )
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@given(problems())
+@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+def test_any_levels_together_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
+    truth = single.to(torch.float64).plain()
+    assert error(direct(*single), truth) < 1e-5
+    half = single.to(torch.bfloat16)
+    truth = half.to(torch.float64).plain()
+    assert error(direct(*half), truth) < 0.004  # of rounding the sums once
+
+
+PUBLISHED = {
+    "pyconvresnet, stage 1": (64, [(16, 3, 1), (16, 5, 4), (16, 7, 8), (16, 9, 16)]),
+    "pyconvresnet, stage 2": (128, [(32, 3, 1), (32, 5, 4), (64, 7, 8)]),
+    "pyconvhgresnet, stage 1": (128, [(32, 3, 32), (32, 5, 32), (32, 7, 32), (32, 9, 32)]),
+    "pyconvhgresnet, stage 2": (256, [(64, 3, 32), (64, 5, 64), (128, 7, 64)]),
+    "pyconvhgresnet, stage 3": (512, [(256, 3, 32), (256, 5, 64)]),
+}
+
+
+def instructions(flags: str) -> ctypes.CDLL:
+    if platform.machine() != "x86_64":
+        pytest.skip("the flags are those of x86-64")
+    if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
+        pytest.skip("this processor has no AVX-512")
+    return build(flags)
+
+
+@compiled
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("flags", ["", "-march=x86-64-v4", "-march=x86-64-v3", "-march=x86-64"])
+def test_the_published_pyramids_are_computed_with_any_vectors(
+    flags: str, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if flags:
+        kernels = instructions(flags)
+        monkeypatch.setattr(module, "library", lambda: kernels)
+    for channels, rows in PUBLISHED.values():
+        single = levels(channels, rows, size=(17, 15), stride=stride)
+        truth = single.to(torch.float64).plain()
+        for one, bound in ((single, 1e-5), (single.to(torch.bfloat16), 5e-3)):
+            assert fits(one.x, one.weights, one.geometries)
+            assert error(direct(*one), truth) < bound
+
+
+@compiled
+def test_what_the_kernels_cannot_compute_is_computed_as_usual() -> None:
+    odd = levels(12, [(6, 3, 6), (9, 5, 3)])
+    three = levels(16, [(16, 3, 16)])
+    cube = [torch.randn(16, 1, 3, 3, 3)]
+    flat = Geometry(16, (1,) * 3, (1,) * 3, (1,) * 3)
+    assert not fits(odd.x, odd.weights, odd.geometries)
+    assert error(direct(*odd), odd.plain()) < 1e-6
+    double = three.to(torch.float64)
+    assert not fits(double.x, double.weights, double.geometries)
+    assert error(direct(*double), double.plain()) < 1e-12
+    volume = torch.randn(1, 16, 3, 4, 5)
+    expected = native(volume, cube[0], None, flat)
+    assert error(direct(volume, cube, [None], [flat]), expected) < 1e-6
+
+
+def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "build", lambda: (_ for _ in ()).throw(OSError("no g++")))
+    module.library.cache_clear()
+    try:
+        some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
+        assert library() is None and not fits(some.x, some.weights, some.geometries)
+        assert error(direct(*some), some.plain()) < 1e-6
+        assert direct(*some).is_contiguous(memory_format=torch.channels_last)
+    finally:
+        module.library.cache_clear()
+
+
+def test_the_operator_keeps_to_the_rules_of_operators() -> None:
+    x, weights, biases, geometries = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
+    padding = [size for geometry in geometries for size in geometry.padding]
+    numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries])
+    for image in (x, x.contiguous()):
+        torch.library.opcheck(
+            torch.ops.pyconv.direct.default,
+            (image, weights, biases, *numbers),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+
+
+@compiled
+@pytest.mark.slow
+def test_a_joined_pyramid_is_saved_copied_exported_compiled_and_has_a_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = importlib.import_module("pyconv.optimize")
+    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})  # all joined
+    pyramid = nn.Sequential(PyConv2d(64, 64), nn.BatchNorm2d(64), nn.ReLU()).eval()
+    x = torch.randn(2, 64, 14, 14)
+    with torch.no_grad():
+        expected = pyramid(x)
+    fast = optimize(pyramid, x)
+    assert isinstance(fast[0], DirectPyramid) and len(fast[0].weights) == 4  # type: ignore[index]
+    buffer, path = io.BytesIO(), tmp_path / "pyramid.pt2"
+    torch.save(fast, buffer)
+    buffer.seek(0)
+    torch.export.save(torch.export.export(fast, (x,)), path)
+    for twin in (
+        fast,
+        copy.deepcopy(fast),
+        pickle.loads(pickle.dumps(fast)),
+        torch.load(buffer, weights_only=False),
+        torch.export.load(path).module(),
+        torch.compile(fast, fullgraph=True),
+        optimize(pyramid, x, compile=True),
+    ):
+        assert error(twin(x), expected) < 1e-5
+    assert "direct" not in path.read_bytes().decode("latin1")  # others can read what is exported
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    fast(ours).sum().backward()
+    pyramid(theirs).sum().backward()
+    assert ours.grad is not None and theirs.grad is not None
+    assert error(ours.grad, theirs.grad) < 1e-5
+
+
+def test_the_faster_of_all_joined_some_joined_and_apart_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    optimizer = importlib.import_module("pyconv.optimize")
+    monkeypatch.setattr(optimizer, "fits", lambda *_: True)
+    pyramid, x = PyConv2d(64, 64).eval(), torch.randn(1, 64, 9, 9)
+    for apart in (0, 1, 4):
+        monkeypatch.setattr(optimizer, "race", lambda runs, n=apart: {k: abs(k - n) for k in runs})
+        fast = optimize(pyramid, x)
+        joined = [len(m.apart) for m in fast.modules() if isinstance(m, DirectPyramid)]
+        assert joined == ([apart] if apart < 4 else [])
+        with torch.no_grad():
+            assert error(fast(x), pyramid(x)) < 1e-5
