@@ -91,10 +91,13 @@ def optimize(
     for name, module in list(fast.named_modules()):
         if isinstance(module, _PyConvNd) and name in seen:
             fast = _replace(fast, name, _join(module, plain, seen[name], joined))
+    back = _ConvertBack(asked if dtype != asked else None)
+    if compile:
+        return Frozen(_Converting(fast, convert, back))
     fast.register_forward_pre_hook(convert)
-    if dtype is not None and dtype != asked:
-        fast.register_forward_hook(_ConvertBack(asked))
-    return Frozen(fast) if compile else fast
+    if back.dtype is not None:
+        fast.register_forward_hook(back)
+    return fast
 
 
 class PreparedConv(nn.Module):
@@ -158,13 +161,28 @@ def _bias(conv: Conv) -> Tensor:
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
+class _Converting(nn.Module):
+    """What the hooks do, written out: torch.compile makes a program of its own of each hook."""
+
+    def __init__(self, module: nn.Module, convert: _Convert, back: _ConvertBack) -> None:
+        super().__init__()
+        self.module = module
+        self.convert = convert
+        self.back = back
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.back.all(self.module(*self.convert.all(inputs), **options))
+
+
 class Frozen(nn.Module):
     """A module run through ``torch.compile`` with its weights frozen; also after loading it."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: _Converting) -> None:
         super().__init__()
         self.module = module
         self.module.compile()
+        # The calls from one kernel to the next in C++ as well.
+        self.on_cpu = all(p.device.type == "cpu" for p in module.parameters())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -174,13 +192,13 @@ class Frozen(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("module"), name)
+            return getattr(cast(Any, super().__getattr__("module")).module, name)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         from torch._inductor import config  # takes a second to import
 
-        # Tracing has to see it as well: as an option of torch.compile it does not take effect.
-        with torch.no_grad(), config.patch(freezing=True):
+        # Tracing has to see them as well: as options of torch.compile they do not take effect.
+        with torch.no_grad(), config.patch(freezing=True, cpp_wrapper=self.on_cpu):
             return self.module(*inputs, **options)
 
 
@@ -209,12 +227,17 @@ class _Convert:
 
 
 class _ConvertBack:
-    """A forward hook: brings floating outputs to the dtype that was asked for."""
+    """A forward hook: brings floating outputs to a dtype; None leaves them as they are."""
 
     def __init__(self, dtype: torch.dtype | None) -> None:
         self.dtype = dtype
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> Any:
+        return self.all(outputs)
+
+    def all(self, outputs: Any) -> Any:
+        if self.dtype is None:
+            return outputs
         return tree_map_only(
             Tensor, lambda x: x.to(self.dtype) if x.is_floating_point() else x, outputs
         )

@@ -16,7 +16,7 @@ constexpr int PIXELS = 12;
 // GROUPS numbers, over and over.
 template <int GROUPS>
 inline Floats repeated(const float* from) {
-  if constexpr (GROUPS == 1) return Floats{} + *from;
+  if constexpr (GROUPS == 1) return *from - Floats{};
 #if defined(__AVX512F__)
   if constexpr (GROUPS == 2) {
     double both;
