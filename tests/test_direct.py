@@ -102,6 +102,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_any_levels_together_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
     truth = single.to(torch.float64).plain()
     assert error(direct(*single), truth) < 1e-5
+    torch.testing.assert_close(direct(*single, True), direct(*single).relu())
     half = single.to(torch.bfloat16)
     truth = half.to(torch.float64).plain()
     assert error(direct(*half), truth) < 0.004  # of rounding the sums once
@@ -172,7 +173,7 @@ def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_operator_keeps_to_the_rules_of_operators() -> None:
     x, weights, biases, geometries = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
     padding = [size for geometry in geometries for size in geometry.padding]
-    numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries])
+    numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries], True)
     for image in (x, x.contiguous()):
         torch.library.opcheck(
             torch.ops.pyconv.direct.default,
@@ -194,6 +195,7 @@ def test_a_joined_pyramid_is_saved_copied_exported_compiled_and_has_a_gradient(
         expected = pyramid(x)
     fast = optimize(pyramid, x)
     assert isinstance(fast[0], DirectPyramid) and len(fast[0].weights) == 4  # type: ignore[index]
+    assert fast[0].relu and isinstance(fast[2], nn.Identity)  # type: ignore[index]
     buffer, path = io.BytesIO(), tmp_path / "pyramid.pt2"
     torch.save(fast, buffer)
     buffer.seek(0)
@@ -221,7 +223,7 @@ def test_the_faster_of_all_joined_some_joined_and_apart_is_taken(
 ) -> None:
     optimizer = importlib.import_module("pyconv.optimize")
     monkeypatch.setattr(optimizer, "fits", lambda *_: True)
-    pyramid, x = PyConv2d(64, 64).eval(), torch.randn(1, 64, 9, 9)
+    pyramid, x = nn.Sequential(PyConv2d(64, 64), nn.ReLU()).eval(), torch.randn(1, 64, 9, 9)
     for apart in (0, 1, 4):
         monkeypatch.setattr(optimizer, "race", lambda runs, n=apart: {k: abs(k - n) for k in runs})
         fast = optimize(pyramid, x)

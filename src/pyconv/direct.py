@@ -11,6 +11,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +51,11 @@ def direct(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     geometries: Sequence[Geometry],
+    relu: bool = False,
 ) -> Tensor:
-    """Convolve ``x`` with each weight and concatenate the maps: inference only.
+    """Convolve ``x`` with each weight and concatenate the maps, rectified if asked for.
+
+    For inference only: there is no gradient.
 
     ``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
     The levels share stride, dilation and size of their maps.
@@ -60,14 +64,14 @@ def direct(
     padding = [size for geometry in geometries for size in geometry.padding]
     groups = [geometry.groups for geometry in geometries]
     out: Tensor = torch.ops.pyconv.direct(
-        x, weights, biases, first.stride, padding, first.dilation, groups
+        x, weights, biases, first.stride, padding, first.dilation, groups, relu
     )
     return out
 
 
 def fits(x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
     """Whether the kernels can compute this; compiles them if they might."""
-    return _ask(x, weights, geometries) and _run(x, weights, None, geometries, None)
+    return _ask(x, weights, geometries) and _run(x, weights, None, geometries, False, None)
 
 
 def _ask(x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
@@ -88,6 +92,7 @@ def _run(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None] | None,
     geometries: Sequence[Geometry],
+    relu: bool,
     out: Tensor | None,
 ) -> bool:
     """Whether the kernels fit; they compute if there is an ``out`` to be written to.
@@ -102,7 +107,7 @@ def _run(
     numbers = [0, 0] if out is None else [x.data_ptr(), out.data_ptr()]
     numbers += [images, height, width, channels, *_map(x, weights[0], first)]
     numbers += [sum(weight.shape[0] for weight in weights), *first.stride, *first.dilation]
-    numbers += [torch.get_num_threads(), len(weights)]
+    numbers += [relu, torch.get_num_threads(), len(weights)]
     start = 0
     for n, (weight, geometry) in enumerate(zip(weights, geometries, strict=True)):
         bias = None if biases is None else biases[n]
@@ -116,13 +121,13 @@ def _run(
 OPERATORS = torch.library.Library("pyconv", "FRAGMENT")
 OPERATORS.define(
     "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
-    "int[] dilation, int[] groups) -> Tensor"
+    "int[] dilation, int[] groups, bool relu) -> Tensor"
 )
 Biases = Sequence[Tensor | None]
 
 
 def _geometries(
-    stride: list[int], padding: list[int], dilation: list[int], groups: list[int]
+    stride: list[int], padding: list[int], dilation: list[int], groups: list[int], *relu: bool
 ) -> list[Geometry]:
     dims = len(stride)
     return [
@@ -131,7 +136,7 @@ def _geometries(
     ]
 
 
-def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: list[int]) -> Tensor:
+def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: Any) -> Tensor:
     size = _map(x, weights[0], _geometries(*numbers)[0])
     layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
     channels = sum(weight.shape[0] for weight in weights)
@@ -140,25 +145,24 @@ def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: list[int]) -> Tensor:
     )
 
 
-def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: list[int]) -> Tensor:
+def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     geometries = _geometries(*numbers)
     if _ask(x, weights, geometries):
         out = _empty(x, weights, *numbers)
         last = x.contiguous(memory_format=torch.channels_last)
-        if _run(last, [w.contiguous() for w in weights], biases, geometries, out):
+        if _run(last, [w.contiguous() for w in weights], biases, geometries, numbers[4], out):
             return out
     return _as_usual(x, weights, biases, *numbers)
 
 
-def _as_usual(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: list[int]) -> Tensor:
+def _as_usual(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     levels = zip(weights, biases, _geometries(*numbers), strict=True)
     maps = [native(x, weight, bias, geometry) for weight, bias, geometry in levels]
-    return _empty(x, weights, *numbers).copy_(torch.cat(maps, 1))
+    out = _empty(x, weights, *numbers).copy_(torch.cat(maps, 1))
+    return out.relu_() if numbers[4] else out
 
 
-def _on_no_device(
-    x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: list[int]
-) -> Tensor:
+def _on_no_device(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     return _empty(x, weights, *numbers)
 
 

@@ -68,7 +68,9 @@ def optimize(
     on = next((p.device.type for p in fast.parameters()), "cpu")
     if asked is not None and not computes_in(on, asked):
         dtype = torch.float32  # the sooner way to numbers of that dtype, and the nearer one
-    for conv_name, norm_name in _pairs(fast):
+    norms = dict(_pairs(fast, _foldable))
+    relus = dict(_pairs(fast, _is_plain_relu))
+    for conv_name, norm_name in norms.items():
         _fold(fast, conv_name, norm_name)
     if dtype is not None:
         fast.to(dtype)
@@ -90,7 +92,12 @@ def optimize(
     joined: dict[Hashable, int] = {}
     for name, module in list(fast.named_modules()):
         if isinstance(module, _PyConvNd) and name in seen:
-            fast = _replace(fast, name, _join(module, plain, seen[name], joined))
+            pyramid = _join(module, plain, seen[name], joined)
+            relu = relus.get(norms.get(name, name))
+            if relu and isinstance(pyramid, DirectPyramid):
+                pyramid.relu = True
+                fast = _replace(fast, relu, nn.Identity())
+            fast = _replace(fast, name, pyramid)
     back = _ConvertBack(asked if dtype != asked else None)
     if compile:
         return Frozen(_Converting(fast, convert, back))
@@ -133,8 +140,10 @@ class PreparedConv(nn.Module):
 class DirectPyramid(nn.Module):
     """A pyramid for inference whose levels are computed in one pass over the input, or some are.
 
-    ``[N, in, H, W]`` -> ``[N, sum(out), H / stride, W / stride]``.
+    ``[N, in, H, W]`` -> ``[N, sum(out), H / stride, W / stride]``, rectified with ``relu``.
     """
+
+    relu = False
 
     def __init__(self, levels: Sequence[nn.Module], plain: Sequence[Conv]) -> None:
         super().__init__()
@@ -148,13 +157,16 @@ class DirectPyramid(nn.Module):
         self.geometries = [_geometry(conv) for conv in plain]
 
     def forward(self, x: Tensor) -> Tensor:
-        together = (x, list(self.weights), list(self.biases), self.geometries)
+        maps = [level(x) for level in self.apart]
+        together = (list(self.weights), list(self.biases), self.geometries)
         if torch.compiler.is_exporting() or (x.requires_grad and torch.is_grad_enabled()):
-            maps = [native(x, *level) for level in zip(*together[1:], strict=True)]
+            maps += [native(x, *level) for level in zip(*together, strict=True)]
+        elif maps:
+            maps += [direct(x, *together)]
         else:
-            maps = [direct(*together)]
-        maps = [*(level(x) for level in self.apart), *maps]
-        return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+            return direct(x, *together, self.relu)
+        out = torch.cat(maps, 1)
+        return F.relu(out) if self.relu else out
 
 
 def _bias(conv: Conv) -> Tensor:
@@ -346,15 +358,17 @@ def _join(
     return pyramid if first == len(levels) else DirectPyramid(levels[:first], convs[first:])
 
 
-def _pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """The names of each convolution or pyramid and of the norm that alone reads its output."""
+def _pairs(
+    model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]
+) -> list[tuple[str, str]]:
+    """The names of modules of which the second alone reads the output of the first."""
     try:
         graph = _Tracer().trace(model)
     except Exception:  # a forward that depends on data, which says nothing of the parts of it
         return [
             (f"{name}.{conv}", f"{name}.{norm}")
             for name, child in model.named_children()
-            for conv, norm in _pairs(child)
+            for conv, norm in _pairs(child, match)
         ]
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(str(node.target) for node in nodes)
@@ -366,9 +380,7 @@ def _pairs(model: nn.Module) -> list[tuple[str, str]]:
         and source.op == "call_module"
         and list(source.users) == [node]
         and calls[str(node.target)] == calls[str(source.target)] == 1
-        and _foldable(
-            model.get_submodule(str(source.target)), model.get_submodule(str(node.target))
-        )
+        and match(model.get_submodule(str(source.target)), model.get_submodule(str(node.target)))
     ]
 
 
@@ -377,6 +389,10 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, (_PyConvNd, GroupedConv)) or super().is_leaf_module(module, name)
+
+
+def _is_plain_relu(_: nn.Module, relu: nn.Module) -> bool:
+    return type(relu) is nn.ReLU and not relu._forward_hooks and not relu._forward_pre_hooks
 
 
 def _foldable(conv: nn.Module, norm: nn.Module) -> bool:

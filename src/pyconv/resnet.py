@@ -100,11 +100,12 @@ class PyConvBlock(_ResidualBlock):
         self.conv3 = nn.Conv2d(planes, planes * expansion, 1, bias=False)
         self.bn3 = norm(planes * expansion)
         self.relu = nn.ReLU(inplace=True)
+        self.relu2 = nn.ReLU(inplace=True)  # apart, so that optimize() can join it to the pyramid
         self.downsample = downsample
 
     def branch(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
         out: Tensor = self.bn3(self.conv3(x))
         return out
 

@@ -44,7 +44,7 @@ struct Call {
   const T* x;  // [images, height, width, channels]
   T* out;      // [images, out_height, out_width, out_channels]
   int64_t images, height, width, channels, out_height, out_width, out_channels;
-  int64_t stride_y, stride_x, dilation_y, dilation_x, threads, levels;
+  int64_t stride_y, stride_x, dilation_y, dilation_x, relu, threads, levels;
   Level<T> level[1];  // as many as there are levels
 
   const T* pixel(int64_t n, int64_t y, int64_t q) const {
@@ -123,6 +123,8 @@ inline Floats load(const Bfloat16* from) {
   std::memcpy(&half, from, sizeof half);
   return (Floats)(__builtin_convertvector(half, Bits) << 16);
 }
+
+inline Floats rectified(Floats v) { return v < 0 ? Floats{} : v; }  // NaN stays NaN
 
 inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
 inline void store(Bfloat16* to, Floats v) {  // to the nearest, ties to even, NaN to NaN

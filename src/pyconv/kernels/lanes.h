@@ -108,7 +108,8 @@ struct Lanes {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t y = top + r;
       const bool empty = y < 0 || y >= call.height;
-      const int64_t left = empty ? width : std::min(frame.pad_x, width), right = empty ? width : end;
+      const int64_t left = empty ? width : std::min(frame.pad_x, width);
+      const int64_t right = empty ? width : end;
       float* to = packed + r * width * span;
       std::memset(to, 0, left * span * sizeof(float));
       std::memset(to + right * span, 0, (width - right) * span * sizeof(float));
@@ -128,9 +129,9 @@ struct Lanes {
           const Floats a = load(pixel), b = load(pixel + LANES), c = load(pixel + 2 * LANES);
           const Floats d = vectors == 3 ? c : load(pixel + 3 * LANES);
           for (int64_t v = 0; v < vectors; ++v) {
-            const Pick& pick = picks[v];
-            store(to + v * LANES, __builtin_shuffle(__builtin_shuffle(a, b, pick.pair[0]),
-                                                    __builtin_shuffle(c, d, pick.pair[1]), pick.join));
+            const Floats low = __builtin_shuffle(a, b, picks[v].pair[0]);
+            const Floats high = __builtin_shuffle(c, d, picks[v].pair[1]);
+            store(to + v * LANES, __builtin_shuffle(low, high, picks[v].join));
           }
         }
       }
@@ -214,9 +215,11 @@ struct Lanes {
             sum_of<PIXELS, LANES>(count, level, x + q * call.stride_x * span,
                                   weights[l] + b * taps(level), bias, apart, sums);
             for (int64_t j = 0; j < step; ++j)
-              for (int64_t i = 0; i < count; ++i)
+              for (int64_t i = 0; i < count; ++i) {
+                const Floats v = __builtin_shuffle(sums[j][i], order);
                 store(call.output(n, y + j, q + i) + level.first + b * LANES,
-                      __builtin_shuffle(sums[j][i], order));
+                      call.relu ? rectified(v) : v);
+              }
           }
         }
       }
@@ -228,7 +231,9 @@ struct Lanes {
 template <typename T>
 bool by_lanes(const Call<T>& call) {
   std::vector<Lanes<T>> all;
-  const auto alike = [](auto& a, auto& b) { return a.groups == b.groups && a.outputs == b.outputs; };
+  const auto alike = [](auto& a, auto& b) {
+    return a.groups == b.groups && a.outputs == b.outputs;
+  };
   for (auto& levels : sorted(call, alike)) all.emplace_back(call, levels);
   for (const auto& lanes : all)
     if (!lanes.fits()) return false;

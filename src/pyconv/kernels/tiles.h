@@ -104,7 +104,7 @@ struct Bundle {
           int64_t at = (left + tap % level.width * call.dilation_x) * inputs;
           for (int64_t c = 0; c < inputs; c += piece, at += piece) {
             const int64_t tile = (row * depth + at / DEPTH) * sheets + column / SIDE;
-            Bfloat16* to = tiles + tile * DEPTH * SIDE + at % DEPTH / 2 * 2 * SIDE + column % SIDE * 2;
+            Bfloat16* to = tiles + (tile * DEPTH + at % DEPTH / 2 * 2) * SIDE + column % SIDE * 2;
             for (int64_t i = 0; i < piece; ++i)
               to[(at % 2 + i) / 2 * 2 * SIDE + (at % 2 + i) % 2] = w[(c + i) * area];
           }
@@ -121,18 +121,21 @@ struct Bundle {
     for (int64_t r = 0; r < strip.height * planes; ++r) {
       const int64_t y = strip.y0 * call.stride_y - frame.pad_y + r;
       const bool empty = y < 0 || y >= call.height;
-      const int64_t left = empty ? width : std::min(frame.pad_x, width), right = empty ? width : end;
+      const int64_t left = empty ? width : std::min(frame.pad_x, width);
+      const int64_t right = empty ? width : end;
+      const int64_t beside = (width - right) * count;
       Bfloat16* line = strip.packed + (r % planes * strip.height + r / planes) * width * count;
       for (int64_t g = 0; g < together; ++g) {
         std::memset(line + g * strip.pitch, 0, left * count * sizeof(Bfloat16));
-        std::memset(line + g * strip.pitch + right * count, 0, (width - right) * count * sizeof(Bfloat16));
+        std::memset(line + g * strip.pitch + right * count, 0, beside * sizeof(Bfloat16));
       }
       if (empty) continue;
       const Bfloat16* pixel = call.pixel(strip.n, y, left - frame.pad_x) + group * count;
       for (int64_t q = left; q < right; ++q, pixel += call.channels) {
-        __builtin_prefetch(pixel + 24 * call.channels);  // too far apart for the processor to foresee
+        __builtin_prefetch(pixel + 24 * call.channels);  // farther apart than processors foresee
+        Bfloat16* to = line + q * count;
         for (int64_t g = 0; g < together; ++g)
-          std::memcpy(line + g * strip.pitch + q * count, pixel + g * count, count * sizeof(Bfloat16));
+          std::memcpy(to + g * strip.pitch, pixel + g * count, count * sizeof(Bfloat16));
       }
     }
   }
@@ -179,7 +182,8 @@ struct Bundle {
   }
 
   template <int COUNT>
-  static void copy(Bfloat16* to, const Bfloat16* from, int64_t apart, int64_t count, int64_t times) {
+  static void copy(Bfloat16* to, const Bfloat16* from, int64_t apart, int64_t count,
+                   int64_t times) {
     if (COUNT) count = COUNT;
     for (int64_t g = 0; g < times; ++g)
       std::memcpy(to + g * count, from + g * apart, count * sizeof(Bfloat16));
@@ -204,7 +208,7 @@ struct Bundle {
     }
   }
 
-  // What was summed for a chunk of groups, into its place: neighbouring groups are neighbours there.
+  // What was summed for a chunk of groups, into its place: neighbours there too.
   void scatter(const Strip& strip, int64_t group) const {
     const int64_t columns = sheets * SIDE, apart = strip.bands * across * columns;
     const int64_t together = std::min(chunk, groups - group);
@@ -279,9 +283,11 @@ struct Bundle {
             multiply<1, 1>(strip, x + at * next, w, sums);
           for (int64_t k = 0; k < pair; ++k) {
             const Floats bias = load(biases.data() + (sheet + k) * SIDE);
-            for (int64_t m = 0; m < units * SIDE && at + m < cells; ++m)
-              store(to + (at + m) * columns + (sheet + k) * SIDE,
-                    load(sums + ((m / SIDE * pair + k) * SIDE + m % SIDE) * SIDE) + bias);
+            for (int64_t m = 0; m < units * SIDE && at + m < cells; ++m) {
+              const float* sum = sums + ((m / SIDE * pair + k) * SIDE + m % SIDE) * SIDE;
+              const Floats v = load(sum) + bias;
+              store(to + (at + m) * columns + (sheet + k) * SIDE, call.relu ? rectified(v) : v);
+            }
           }
         }
       }
