@@ -9,9 +9,9 @@ import io
 import math
 import pickle
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -231,3 +231,111 @@ def test_the_faster_of_all_joined_some_joined_and_apart_is_taken(
         assert joined == ([apart] if apart < 4 else [])
         with torch.no_grad():
             assert error(fast(x), pyramid(x)) < 1e-5
+
+
+@compiled
+def test_what_was_not_a_number_is_gone_with_its_image() -> None:
+    rows = [(16, 5, 4), (16, 7, 8), (16, 9, 16)]
+    for size in (13, 14, 17):
+        clean = levels(64, rows, size=(size, size)).to(torch.bfloat16)
+        for bad in (torch.nan, torch.inf):
+            poison = levels(64, rows, size=(40, 40)).to(torch.bfloat16)
+            direct(*poison._replace(x=torch.full_like(poison.x, bad)))
+            assert direct(*clean).isfinite().all()
+
+
+@compiled
+def test_mismatched_inputs_are_refused_as_pytorch_does() -> None:
+    some = levels(64, [(16, 5, 4), (16, 7, 8)])
+    with pytest.raises(RuntimeError, match="expected input"):
+        direct(*levels(32, [(16, 5, 4)])._replace(weights=some.weights[:1]))
+    with pytest.raises(RuntimeError, match="type"):
+        direct(*some._replace(x=some.x.bfloat16()))
+    spread = [torch.randn(32)[::2] for _ in some.weights]
+    odd = some._replace(biases=spread)  # type: ignore[arg-type]
+    assert error(direct(*odd), odd.plain()) < 1e-5
+    pads = [g._replace(stride=(3, 3), padding=(0, 0)) for g in some.geometries]
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        direct(*some._replace(x=some.x[..., :2, :2], geometries=pads))
+
+
+class Twice(PyConv2d):
+    """A user's subclass: not only a concatenation of levels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+class Skipped(nn.Module):
+    """Takes the ReLU on one path only; symbolic tracing sees the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pyramid, self.relu = PyConv2d(64, 64), nn.ReLU()
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is None:
+            return self.pyramid(x)  # type: ignore[no-any-return]
+        return self.relu(self.pyramid(x)) + skip  # type: ignore[no-any-return]
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(PyConv2d(64, 64), nn.ReLU())
+    model[0].register_forward_hook(lambda module, args, out: out - 1)
+    return model
+
+
+def with_levels(**options: Any) -> nn.Module:
+    model = PyConv2d(64, 64)
+    model.pyconv_levels[0] = nn.Conv2d(64, 16, 3, **options)
+    return model
+
+
+def unequal() -> nn.Module:
+    model = nn.Sequential(PyConv2d(64, 64), PyConv2d(64, 64))
+    model[1].pyconv_levels[1].dilation = (2, 2)  # type: ignore[union-attr, index]
+    model[1].pyconv_levels[1].padding = (4, 4)  # type: ignore[union-attr, index]
+    return model
+
+
+def sequence() -> nn.Module:
+    model = PyConv2d(64, 64)
+    model.pyconv_levels[0] = nn.Sequential(nn.Conv2d(64, 16, 3, padding=1), nn.Tanh())
+    return model
+
+
+@pytest.mark.parametrize(
+    "build_it",
+    [
+        lambda: Twice(64, 64),
+        Skipped,
+        hooked,
+        unequal,
+        sequence,
+        lambda: with_levels(padding="same"),
+        lambda: with_levels(padding=1, padding_mode="reflect"),
+    ],
+)
+def test_what_users_made_of_a_pyramid_is_kept(
+    build_it: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = importlib.import_module("pyconv.optimize")
+    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})  # all joined
+    torch.manual_seed(0)
+    model, x = build_it().eval(), torch.randn(2, 64, 14, 14)
+    with torch.no_grad():
+        fast = optimize(model, x)
+        assert error(fast(x), model(x)) < 1e-5
+
+
+@compiled
+def test_a_joined_pyramid_follows_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = importlib.import_module("pyconv.optimize")
+    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), PyConv2d(64, 64)).eval()
+    x = torch.randn(2, 3, 14, 14)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = optimize(model, x)(x)
+    assert out.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert error(out, model(x)) < 0.01

@@ -21,6 +21,7 @@ from .lowering import Geometry, native
 __all__ = ["direct", "fits", "library"]
 
 SOURCES = ("call.h", "lanes.h", "tiles.h")  # in the order in which they build on each other
+Biases = Sequence[Tensor | None]
 ENTRIES = {torch.float32: "direct_float32", torch.bfloat16: "direct_bfloat16"}
 
 
@@ -71,15 +72,23 @@ def direct(
 
 def fits(x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
     """Whether the kernels can compute this; compiles them if they might."""
-    return _ask(x, weights, geometries) and _run(x, weights, None, geometries, False, None)
+    return _ask(x, weights, [], geometries) and _run(x, weights, None, geometries, False, None)
 
 
-def _ask(x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
-    """Whether this is anything for the kernels at all: images of the CPU, and maps of one size."""
-    if x.device.type != "cpu" or x.dtype not in ENTRIES or x.dim() != 4 or not x.numel():
+def _ask(
+    x: Tensor, weights: Sequence[Tensor], biases: Biases, geometries: Sequence[Geometry]
+) -> bool:
+    """Whether the kernels may be asked: images of the CPU, one dtype, and maps of one size."""
+    tensors = [x, *weights, *(bias for bias in biases if bias is not None)]
+    if any(tensor.device.type != "cpu" or tensor.dtype != x.dtype for tensor in tensors):
+        return False
+    if x.dtype not in ENTRIES or x.dim() != 4 or not x.numel():
         return False
     pairs = list(zip(weights, geometries, strict=True))
-    return len({(_map(x, weight, g), g.stride, g.dilation) for weight, g in pairs}) == 1
+    if any(w.shape[1] * g.groups != x.shape[1] or w.shape[0] % g.groups for w, g in pairs):
+        return False
+    same = {(_map(x, weight, g), g.stride, g.dilation) for weight, g in pairs}
+    return len(same) == 1 and min(_map(x, *pairs[0])) > 0
 
 
 def _map(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
@@ -123,7 +132,6 @@ OPERATORS.define(
     "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
     "int[] dilation, int[] groups, bool relu) -> Tensor"
 )
-Biases = Sequence[Tensor | None]
 
 
 def _geometries(
@@ -147,10 +155,12 @@ def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: Any) -> Tensor:
 
 def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     geometries = _geometries(*numbers)
-    if _ask(x, weights, geometries):
+    if _ask(x, weights, biases, geometries):
         out = _empty(x, weights, *numbers)
         last = x.contiguous(memory_format=torch.channels_last)
-        if _run(last, [w.contiguous() for w in weights], biases, geometries, numbers[4], out):
+        weights = [weight.contiguous() for weight in weights]
+        biases = [None if bias is None else bias.contiguous() for bias in biases]
+        if _run(last, weights, biases, geometries, numbers[4], out):
             return out
     return _as_usual(x, weights, biases, *numbers)
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from .choice import Problem, fastest, ones, problem_of, race, rule
 from .direct import direct, fits
-from .layers import GroupedConv, _PyConvNd
+from .layers import GroupedConv, GroupedConv2d, _PyConvNd
 from .lowering import Geometry, Lowering, apply, native, prepare
 from .machine import computes_in
 
@@ -68,8 +68,8 @@ def optimize(
     on = next((p.device.type for p in fast.parameters()), "cpu")
     if asked is not None and not computes_in(on, asked):
         dtype = torch.float32  # the sooner way to numbers of that dtype, and the nearer one
-    norms = dict(_pairs(fast, _foldable))
-    relus = dict(_pairs(fast, _is_plain_relu))
+    norms = _pairs(fast, _foldable)
+    relus = _pairs(fast, _is_plain_relu)
     for conv_name, norm_name in norms.items():
         _fold(fast, conv_name, norm_name)
     if dtype is not None:
@@ -80,7 +80,14 @@ def optimize(
             continue  # both layouts at once, which torch.compile confuses when it freezes
         module.to(memory_format=torch.channels_last)
     convert = _Convert(dtype, images=bool(flat))
-    seen = {} if example_inputs is None else _observe(fast, convert.all(_tuple(example_inputs)))
+    seen: dict[str, tuple[Problem, int]] = {}
+    if example_inputs is not None:
+        relus = {
+            first: relus[norms.get(first, first)]
+            for first in _joinable(fast)
+            if norms.get(first, first) in relus
+        }
+        seen, relus = _observe(fast, convert.all(_tuple(example_inputs)), relus)
     timed: dict[tuple[Problem, int], Lowering] = {}
     plain: dict[nn.Module, Conv] = {}
     for name, module in list(fast.named_modules()):
@@ -93,12 +100,11 @@ def optimize(
     for name, module in list(fast.named_modules()):
         if isinstance(module, _PyConvNd) and name in seen:
             pyramid = _join(module, plain, seen[name], joined)
-            relu = relus.get(norms.get(name, name))
-            if relu and isinstance(pyramid, DirectPyramid):
+            if name in relus and isinstance(pyramid, DirectPyramid):
                 pyramid.relu = True
-                fast = _replace(fast, relu, nn.Identity())
+                fast = _replace(fast, relus[name], nn.Identity())
             fast = _replace(fast, name, pyramid)
-    back = _ConvertBack(asked if dtype != asked else None)
+    back = _ConvertBack(asked if dtype is not None and dtype != asked else None)
     if compile:
         return Frozen(_Converting(fast, convert, back))
     fast.register_forward_pre_hook(convert)
@@ -159,7 +165,11 @@ class DirectPyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = [level(x) for level in self.apart]
         together = (list(self.weights), list(self.biases), self.geometries)
-        if torch.compiler.is_exporting() or (x.requires_grad and torch.is_grad_enabled()):
+        if (
+            torch.compiler.is_exporting()  # to where there are no such kernels
+            or (x.requires_grad and torch.is_grad_enabled())
+            or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
+        ):
             maps += [native(x, *level) for level in zip(*together, strict=True)]
         elif maps:
             maps += [direct(x, *together)]
@@ -281,12 +291,18 @@ def _geometry(conv: Conv) -> Geometry:
 
 
 @torch.no_grad()
-def _observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[Problem, int]]:
+def _observe(
+    model: nn.Module, inputs: tuple[Any, ...], relus: dict[str, str]
+) -> tuple[dict[str, tuple[Problem, int]], dict[str, str]]:
     """What each grouped convolution has to do when the model runs, and for how many images.
 
-    For a pyramid, what its first level has to do.
+    For a pyramid that may be joined, what its first level has to do; and of ``relus``, by the name
+    of such a pyramid, those that took its output, once.
     """
     seen: dict[str, tuple[Problem, int]] = {}
+    calls: Counter[str] = Counter()
+    outputs: dict[str, Any] = {}
+    met: dict[str, str] = {}
 
     def note(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
@@ -297,17 +313,47 @@ def _observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, tuple[Probl
             problem = problem_of(x, conv.weight, _geometry(conv), "prepared")
             seen.setdefault(name, (problem, x.shape[0]))
 
+    def keep(name: str, pyramid: nn.Module, args: Any, output: Any) -> None:
+        calls[name] += 1
+        outputs[name] = output
+
+    def meet(name: str, relu: nn.Module, args: tuple[Any, ...]) -> None:
+        calls[relus[name]] += 1
+        if args[0] is outputs.get(name):
+            met[name] = relus[name]
+
+    joinable = _joinable(model)
     handles = [
         module.register_forward_pre_hook(partial(note, name))
         for name, module in model.named_modules()
-        if _is_grouped(module) or isinstance(module, _PyConvNd)
+        if _is_grouped(module) or name in joinable
     ]
+    for name, relu in relus.items():
+        handles.append(joinable[name].register_forward_hook(partial(keep, name)))
+        handles.append(model.get_submodule(relu).register_forward_pre_hook(partial(meet, name)))
     try:
         model(*inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return seen, {name: relu for name, relu in met.items() if calls[name] == calls[relu] == 1}
+
+
+def _joinable(model: nn.Module) -> dict[str, _PyConvNd]:
+    """The pyramids that are nothing but plain convolutions and a concatenation."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _PyConvNd)
+        and type(module).forward is _PyConvNd.forward
+        and all(
+            type(level) in (nn.Conv2d, GroupedConv2d)
+            and level.padding_mode == "zeros"
+            and not isinstance(level.padding, str)
+            for level in module.levels
+        )
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    }
 
 
 def _decide(
@@ -339,11 +385,11 @@ def _join(
     """The pyramid with its levels in one pass, all or all grouped ones, or as it is if faster."""
     levels = pyramid.levels
     convs = [plain.get(level, cast(Conv, level)) for level in levels]
-    if any(getattr(conv, "lowering", None) or conv.padding_mode != "zeros" for conv in convs):
-        return pyramid
+    if any(getattr(conv, "lowering", None) for conv in convs):
+        return pyramid  # pinned
     problem, batch = seen
     x = ones(problem, batch, problem.in_channels, *problem.size)
-    shapes = tuple((conv.out_channels, conv.kernel_size, conv.groups) for conv in convs)
+    shapes = tuple((conv.weight.shape, _geometry(conv)) for conv in convs)
     if (seen, shapes) not in joined:
         grouped = [n for n, conv in enumerate(convs) if conv.groups > 1]
         choices: dict[int, Callable[[], object]] = {}
@@ -358,17 +404,27 @@ def _join(
     return pyramid if first == len(levels) else DirectPyramid(levels[:first], convs[first:])
 
 
-def _pairs(
+def _pairs(model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]) -> dict[str, str]:
+    """The names of modules of which the second alone reads the output of the first."""
+    names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    return {
+        first: second
+        for first, second in _neighbours(model, match)
+        # A module of several names may be used elsewhere as well.
+        if names[id(model.get_submodule(first))] == names[id(model.get_submodule(second))] == 1
+    }
+
+
+def _neighbours(
     model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]
 ) -> list[tuple[str, str]]:
-    """The names of modules of which the second alone reads the output of the first."""
     try:
         graph = _Tracer().trace(model)
     except Exception:  # a forward that depends on data, which says nothing of the parts of it
         return [
             (f"{name}.{conv}", f"{name}.{norm}")
             for name, child in model.named_children()
-            for conv, norm in _pairs(child, match)
+            for conv, norm in _neighbours(child, match)
         ]
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(str(node.target) for node in nodes)

@@ -138,6 +138,11 @@ struct Bundle {
           std::memcpy(to + g * strip.pitch, pixel + g * count, count * sizeof(Bfloat16));
       }
     }
+    // Behind it lies what an earlier call left there: if NaN, it would not vanish with a zero.
+    const int64_t end_of_group = planes * strip.height * width * count;
+    for (int64_t g = 0; g < together; ++g)
+      std::memset(strip.packed + g * strip.pitch + end_of_group, 0,
+                  (strip.pitch - end_of_group) * sizeof(Bfloat16));
   }
 
   // Sums for UNITS tiles of rows and SHEETS tiles of columns, at most four in all.
