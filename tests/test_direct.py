@@ -17,16 +17,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from pyconv import PyConv2d, optimize
-from pyconv.direct import build, direct, fits, library
+from pyconv.direct import build, direct, fits, kernels
 from pyconv.lowering import Geometry, native
 from pyconv.optimize import DirectPyramid
 
 module = importlib.import_module("pyconv.direct")  # pyconv.direct.direct is the function
 compiled = pytest.mark.skipif(
-    library() is None, reason="no compiler here that torch.compile and the kernels can use"
+    kernels() is None, reason="no compiler here that torch.compile and the kernels can use"
 )
 
 
@@ -132,8 +132,8 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
     flags: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if flags:
-        kernels = instructions(flags)
-        monkeypatch.setattr(module, "library", lambda: kernels)
+        compiled_so = instructions(flags)
+        monkeypatch.setattr(module, "kernels", lambda: compiled_so)
     for channels, rows in PUBLISHED.values():
         single = levels(channels, rows, size=(17, 15), stride=stride)
         truth = single.to(torch.float64).plain()
@@ -160,14 +160,14 @@ def test_what_the_kernels_cannot_compute_is_computed_as_usual() -> None:
 
 def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "build", lambda: (_ for _ in ()).throw(OSError("no g++")))
-    module.library.cache_clear()
+    module.kernels.cache_clear()
     try:
         some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
-        assert library() is None and not fits(some.x, some.weights, some.geometries)
+        assert kernels() is None and not fits(some.x, some.weights, some.geometries)
         assert error(direct(*some), some.plain()) < 1e-6
         assert direct(*some).is_contiguous(memory_format=torch.channels_last)
     finally:
-        module.library.cache_clear()
+        module.kernels.cache_clear()
 
 
 def test_the_operator_keeps_to_the_rules_of_operators() -> None:
@@ -175,7 +175,7 @@ def test_the_operator_keeps_to_the_rules_of_operators() -> None:
     padding = [size for geometry in geometries for size in geometry.padding]
     numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries], True)
     for image in (x, x.contiguous()):
-        torch.library.opcheck(
+        library.opcheck(
             torch.ops.pyconv.direct.default,
             (image, weights, biases, *numbers),
             test_utils=("test_schema", "test_faketensor"),

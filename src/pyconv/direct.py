@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from .lowering import Geometry, native
 
-__all__ = ["direct", "fits", "library"]
+__all__ = ["direct", "fits", "kernels"]
 
 SOURCES = ("call.h", "lanes.h", "tiles.h")  # in the order in which they build on each other
 Biases = Sequence[Tensor | None]
@@ -26,7 +26,7 @@ ENTRIES = {torch.float32: "direct_float32", torch.bfloat16: "direct_bfloat16"}
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
     """The kernels, compiled for this processor; None where they cannot be."""
     try:
         return build()
@@ -41,10 +41,10 @@ def build(*flags: str) -> ctypes.CDLL:
     folder = Path(__file__).parent / "kernels"
     source = "".join((folder / name).read_text(encoding="utf-8") for name in SOURCES)
     # Numbers are multiplied and added in one rounding, as in every fast convolution.
-    kernels: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast", *flags))
+    compiled: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast", *flags))
     for name in ENTRIES.values():
-        getattr(kernels, name).restype = ctypes.c_bool
-    return kernels
+        getattr(compiled, name).restype = ctypes.c_bool
+    return compiled
 
 
 def direct(
@@ -108,8 +108,8 @@ def _run(
 
     ``x`` and ``out`` are channels-last, the weights contiguous.
     """
-    kernels = library()
-    if kernels is None:
+    compiled = kernels()
+    if compiled is None:
         return False
     images, channels, height, width = x.shape
     first = geometries[0]
@@ -124,10 +124,10 @@ def _run(
         numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, start]
         start += weight.shape[0]
     call = (ctypes.c_int64 * len(numbers))(*numbers)
-    return bool(getattr(kernels, ENTRIES[x.dtype])(call))
+    return bool(getattr(compiled, ENTRIES[x.dtype])(call))
 
 
-OPERATORS = torch.library.Library("pyconv", "FRAGMENT")
+OPERATORS = library.Library("pyconv", "FRAGMENT")
 OPERATORS.define(
     "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
     "int[] dilation, int[] groups, bool relu) -> Tensor"
@@ -178,4 +178,4 @@ def _on_no_device(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers
 
 OPERATORS.impl("direct", _on_cpu, "CPU")
 OPERATORS.impl("direct", _as_usual, "CompositeExplicitAutograd")
-torch.library.register_fake("pyconv::direct", _on_no_device, lib=OPERATORS)
+library.register_fake("pyconv::direct", _on_no_device, lib=OPERATORS)
