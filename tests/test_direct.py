@@ -22,7 +22,7 @@ from torch import Tensor, library, nn
 from pyconv import PyConv2d, optimize
 from pyconv.direct import build, direct, fits, kernels
 from pyconv.lowering import Geometry, native
-from pyconv.optimize import DirectPyramid
+from pyconv.prepared import DirectPyramid
 
 module = importlib.import_module("pyconv.direct")  # pyconv.direct.direct is the function
 compiled = pytest.mark.skipif(

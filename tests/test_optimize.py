@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize
 from pyconv import pyconvresnet_tiny as tiny
 from pyconv.layers import GroupedConv, pin
-from pyconv.optimize import DirectPyramid, PreparedConv
+from pyconv.prepared import DirectPyramid, PreparedConv
 
 
 @pytest.fixture(autouse=True)

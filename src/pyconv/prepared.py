@@ -1,0 +1,184 @@
+"""What an optimised model is made of: convolutions prepared for inference, and what runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
+
+from .direct import direct
+from .lowering import Geometry, Lowering, apply, native, prepare
+
+__all__ = [
+    "Conv",
+    "Convert",
+    "ConvertBack",
+    "Converting",
+    "DirectPyramid",
+    "Frozen",
+    "PreparedConv",
+    "geometry_of",
+]
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def geometry_of(conv: Conv) -> Geometry:
+    padding = conv.padding if conv.padding_mode == "zeros" else (0,) * len(conv.stride)
+    return Geometry(conv.groups, conv.stride, padding, conv.dilation)  # type: ignore[arg-type]
+
+
+class PreparedConv(nn.Module):
+    """A grouped convolution for inference, in the way decided, its weight prepared for that.
+
+    ``[N, in, *size]`` -> ``[N, out, *size / stride]``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: Conv, lowering: Lowering) -> None:
+        super().__init__()
+        self.geometry = geometry_of(conv)
+        self.lowering = lowering
+        zeros = conv.padding_mode == "zeros"
+        self.before = [] if zeros else list(conv._reversed_padding_repeated_twice)
+        self.padding_mode = conv.padding_mode
+        weight, bias = prepare(conv.weight, conv.bias, self.geometry, lowering)
+        layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+        self.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.before:
+            x = F.pad(x, self.before, self.padding_mode)
+        return apply(x, self.weight, self.bias, self.geometry, self.lowering)
+
+    def extra_repr(self) -> str:
+        return f"{self.lowering}, groups={self.geometry.groups}, stride={self.geometry.stride}"
+
+
+class DirectPyramid(nn.Module):
+    """A pyramid for inference whose levels are computed in one pass over the input, or some are.
+
+    ``[N, in, H, W]`` -> ``[N, sum(out), H / stride, W / stride]``, rectified with ``relu``.
+    """
+
+    relu = False
+
+    def __init__(self, levels: Sequence[nn.Module], plain: Sequence[Conv]) -> None:
+        super().__init__()
+        self.apart = nn.ModuleList(levels)  # the first ones of the pyramid
+        self.weights = nn.ParameterList(
+            nn.Parameter(conv.weight.contiguous(), requires_grad=False) for conv in plain
+        )
+        self.biases = nn.ParameterList(
+            nn.Parameter(_bias(conv), requires_grad=False) for conv in plain
+        )
+        self.geometries = [geometry_of(conv) for conv in plain]
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [level(x) for level in self.apart]
+        together = (list(self.weights), list(self.biases), self.geometries)
+        if (
+            torch.compiler.is_exporting()  # to where there are no such kernels
+            or (x.requires_grad and torch.is_grad_enabled())
+            or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
+        ):
+            maps += [native(x, *level) for level in zip(*together, strict=True)]
+        elif maps:
+            maps += [direct(x, *together)]
+        else:
+            return direct(x, *together, self.relu)
+        out = torch.cat(maps, 1)
+        return F.relu(out) if self.relu else out
+
+
+def _bias(conv: Conv) -> Tensor:
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+
+class Converting(nn.Module):
+    """What the hooks do, written out: torch.compile makes a program of its own of each hook."""
+
+    def __init__(self, module: nn.Module, convert: Convert, back: ConvertBack) -> None:
+        super().__init__()
+        self.module = module
+        self.convert = convert
+        self.back = back
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.back.all(self.module(*self.convert.all(inputs), **options))
+
+
+class Frozen(nn.Module):
+    """A module run through ``torch.compile`` with its weights frozen; also after loading it."""
+
+    def __init__(self, module: Converting) -> None:
+        super().__init__()
+        self.module = module
+        self.module.compile()
+        # The calls from one kernel to the next in C++ as well.
+        self.on_cpu = all(p.device.type == "cpu" for p in module.parameters())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.module.compile()  # which is not saved with it
+
+    def __getattr__(self, name: str) -> Any:  # such as channels, which a detector asks for
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(cast(Any, super().__getattr__("module")).module, name)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        from torch._inductor import config  # takes a second to import
+
+        # Tracing has to see them as well: as options of torch.compile they do not take effect.
+        with torch.no_grad(), config.patch(freezing=True, cpp_wrapper=self.on_cpu):
+            return self.module(*inputs, **options)
+
+
+class Convert:
+    """A forward pre-hook: brings floating inputs to the model's dtype and layout."""
+
+    def __init__(self, dtype: torch.dtype | None, images: bool) -> None:
+        self.dtype = dtype
+        self.images = images
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.all(inputs)
+
+    def all(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self.one(x) for x in inputs)
+
+    def one(self, x: Any) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        layout = (
+            torch.channels_last
+            if self.images and x.dim() == 4 and x.shape[1] > 1
+            else torch.preserve_format
+        )
+        return x.to(self.dtype or x.dtype, memory_format=layout)
+
+
+class ConvertBack:
+    """A forward hook: brings floating outputs to a dtype; None leaves them as they are."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> Any:
+        return self.all(outputs)
+
+    def all(self, outputs: Any) -> Any:
+        if self.dtype is None:
+            return outputs
+        return tree_map_only(
+            Tensor, lambda x: x.to(self.dtype) if x.is_floating_point() else x, outputs
+        )
