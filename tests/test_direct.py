@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, library, nn
 
-from pyconv import PyConv2d, optimize
-from pyconv.direct import build, direct, fits, kernels
+from pyconv import PyConv2d, kernels, optimize
+from pyconv.direct import HEADERS, direct, fits
 from pyconv.lowering import Geometry, native
 from pyconv.prepared import DirectPyramid
 
-module = importlib.import_module("pyconv.direct")  # pyconv.direct.direct is the function
 compiled = pytest.mark.skipif(
-    kernels() is None, reason="no compiler here that torch.compile and the kernels can use"
+    kernels.load(*HEADERS) is None,
+    reason="no compiler here that torch.compile and the kernels can use",
 )
 
 
@@ -122,7 +122,7 @@ def instructions(flags: str) -> ctypes.CDLL:
         pytest.skip("the flags are those of x86-64")
     if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
         pytest.skip("this processor has no AVX-512")
-    return build(flags)
+    return kernels.build(HEADERS, flags)
 
 
 @compiled
@@ -133,7 +133,7 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
 ) -> None:
     if flags:
         compiled_so = instructions(flags)
-        monkeypatch.setattr(module, "kernels", lambda: compiled_so)
+        monkeypatch.setattr(kernels, "load", lambda *headers: compiled_so)
     for channels, rows in PUBLISHED.values():
         single = levels(channels, rows, size=(17, 15), stride=stride)
         truth = single.to(torch.float64).plain()
@@ -159,15 +159,15 @@ def test_what_the_kernels_cannot_compute_is_computed_as_usual() -> None:
 
 
 def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "build", lambda: (_ for _ in ()).throw(OSError("no g++")))
-    module.kernels.cache_clear()
+    monkeypatch.setattr(kernels, "build", lambda headers: (_ for _ in ()).throw(OSError("no g++")))
+    kernels._compiled.cache_clear()
     try:
         some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
-        assert kernels() is None and not fits(some.x, some.weights, some.geometries)
+        assert kernels.load(*HEADERS) is None and not fits(some.x, some.weights, some.geometries)
         assert error(direct(*some), some.plain()) < 1e-6
         assert direct(*some).is_contiguous(memory_format=torch.channels_last)
     finally:
-        module.kernels.cache_clear()
+        kernels._compiled.cache_clear()
 
 
 def test_the_operator_keeps_to_the_rules_of_operators() -> None:

@@ -1,50 +1,26 @@
 """Several convolutions of one input in one pass over it, by kernels of our own for the CPU.
 
-``kernels/`` says how they work. They are compiled for the processor at hand when they are first
-wanted, by the compiler that ``torch.compile`` uses too, and kept in its cache; where there is none
-the convolutions are computed as usual, so ``torch.ops.pyconv.direct`` works everywhere.
+``kernels/`` says how they work. Where there are none the convolutions are computed as usual, so
+``torch.ops.pyconv.direct`` works everywhere.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, library
 
+from . import kernels
 from .lowering import Geometry, native
 
-__all__ = ["direct", "fits", "kernels"]
+__all__ = ["HEADERS", "direct", "fits"]
 
-SOURCES = ("call.h", "lanes.h", "tiles.h")  # in the order in which they build on each other
+HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h")
 Biases = Sequence[Tensor | None]
 ENTRIES = {torch.float32: "direct_float32", torch.bfloat16: "direct_bfloat16"}
-
-
-@functools.cache
-def kernels() -> ctypes.CDLL | None:
-    """The kernels, compiled for this processor; None where they cannot be."""
-    try:
-        return build()
-    except Exception:  # no compiler, one of another kind, no place to write: all is only slower
-        return None
-
-
-def build(*flags: str) -> ctypes.CDLL:
-    """Compile the kernels, or take them from the cache of ``torch.compile``."""
-    from torch._inductor.codecache import CppCodeCache  # takes a second to import
-
-    folder = Path(__file__).parent / "kernels"
-    source = "".join((folder / name).read_text(encoding="utf-8") for name in SOURCES)
-    # Numbers are multiplied and added in one rounding, as in every fast convolution.
-    compiled: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast", *flags))
-    for name in ENTRIES.values():
-        getattr(compiled, name).restype = ctypes.c_bool
-    return compiled
 
 
 def direct(
@@ -108,7 +84,7 @@ def _run(
 
     ``x`` and ``out`` are channels-last, the weights contiguous.
     """
-    compiled = kernels()
+    compiled = kernels.load(*HEADERS)
     if compiled is None:
         return False
     images, channels, height, width = x.shape

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
 from .layers import get_pyconv
+from .norms import normalise
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
 
@@ -19,7 +20,7 @@ NormLayer = Callable[[int], nn.Module]
 
 
 class _ResidualBlock(nn.Module):
-    """``relu(branch(x) + shortcut(x))``: the part that all blocks share."""
+    """``relu(last_norm(branch(x)) + shortcut(x))``: the part that all blocks share."""
 
     relu: nn.Module
     downsample: nn.Module | None  # the shortcut; None where it is the identity
@@ -34,8 +35,17 @@ class _ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        out: Tensor = self.relu(self.branch(x) + shortcut)
-        return out
+        return normalise(self.branch(x), self.last_norm, self.relu, shortcut)
+
+
+class _Shortcut(nn.Sequential):
+    """Modules in a row, of which the last one is a norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        *modules, norm = self
+        for module in modules:
+            x = module(x)
+        return normalise(x, norm)
 
 
 class _DilatedMaxPool(nn.Module):
@@ -104,9 +114,9 @@ class PyConvBlock(_ResidualBlock):
         self.downsample = downsample
 
     def branch(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu2(self.bn2(self.conv2(x)))
-        out: Tensor = self.bn3(self.conv3(x))
+        x = normalise(self.conv1(x), self.bn1, self.relu)
+        x = normalise(self.conv2(x), self.bn2, self.relu2)
+        out: Tensor = self.conv3(x)
         return out
 
     @property
@@ -156,8 +166,8 @@ class _BasicBlock(_ResidualBlock):
         raise NotImplementedError
 
     def branch(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        out: Tensor = self.bn2(self.conv2(x))
+        x = normalise(self.conv1(x), self.bn1, self.relu)
+        out: Tensor = self.conv2(x)
         return out
 
     @property
@@ -301,7 +311,7 @@ class ResNet(nn.Module):
             layers += [nn.MaxPool2d(3, stride, 1) if dilation == 1 else _DilatedMaxPool(dilation)]
         if widens or not pool:
             conv = nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False)
-            layers += [conv, self.norm_layer(out_channels)]
+            return _Shortcut(*layers, conv, self.norm_layer(out_channels))
         return nn.Sequential(*layers)
 
     @torch.no_grad()
@@ -325,7 +335,7 @@ class ResNet(nn.Module):
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """What comes before the stages: ``[N, in_channels, H, W]`` -> ``[N, C, H / s, W / s]``."""
-        out: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        out: Tensor = self.maxpool(normalise(self.conv1(x), self.bn1, self.relu))
         return out
 
     def forward_features(self, x: Tensor) -> Tensor:

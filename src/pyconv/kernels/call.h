@@ -1,33 +1,6 @@
-// What is asked for, and vectors to compute it with. direct.py reads these files in order.
+// What a convolution is asked for: levels of one pyramid.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <utility>
-#include <vector>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX2__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
 constexpr int64_t NEAR = 768 << 10;  // bytes that stay in a core's own cache
-
-using Floats = float __attribute__((vector_size(4 * LANES)));
-using Ints = int32_t __attribute__((vector_size(4 * LANES)));
-using Bits = uint32_t __attribute__((vector_size(4 * LANES)));
-using Halves = uint16_t __attribute__((vector_size(2 * LANES)));
-
-struct Bfloat16 {
-  uint16_t bits;
-};
 
 // A grouped convolution whose outputs are channels `first`, `first + 1`, ... of those of the call.
 template <typename T>
@@ -103,37 +76,4 @@ T* room(int slot, int64_t count) {
   auto& bytes = rooms[slot];
   if (bytes.size() < count * sizeof(T) + 64) bytes.assign(count * sizeof(T) + 64, 0);
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64);
-}
-
-inline float number(float value) { return value; }
-inline float number(Bfloat16 value) {
-  const uint32_t bits = uint32_t(value.bits) << 16;
-  float f;
-  std::memcpy(&f, &bits, sizeof f);
-  return f;
-}
-
-inline Floats load(const float* from) {
-  Floats v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
-inline Floats load(const Bfloat16* from) {
-  Halves half;
-  std::memcpy(&half, from, sizeof half);
-  return (Floats)(__builtin_convertvector(half, Bits) << 16);
-}
-
-inline Floats rectified(Floats v) { return v < 0 ? Floats{} : v; }  // NaN stays NaN
-
-inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
-inline void store(Bfloat16* to, Floats v) {  // to the nearest, ties to even, NaN to NaN
-#if defined(__AVX512F__) && defined(__AVX512BF16__)
-  const auto half = _mm512_cvtneps_pbh((__m512)v);
-#else
-  const Bits bits = (Bits)v;
-  const Bits near = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Halves half = __builtin_convertvector(v == v ? near : Bits{} + 0x7fc0, Halves);
-#endif
-  std::memcpy(to, &half, sizeof half);
 }

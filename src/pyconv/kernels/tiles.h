@@ -348,7 +348,7 @@ inline bool by_tiles(const Call<Bfloat16>& call) {
 inline bool by_tiles(const Call<Bfloat16>&) { return false; }
 #endif
 
-extern "C" bool direct_float32(const Call<float>* call) { return by_lanes(*call); }
-extern "C" bool direct_bfloat16(const Call<Bfloat16>* call) {
+extern "C" int direct_float32(const Call<float>* call) { return by_lanes(*call); }
+extern "C" int direct_bfloat16(const Call<Bfloat16>* call) {
   return by_tiles(*call) || by_lanes(*call);
 }

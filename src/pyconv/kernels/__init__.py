@@ -1,0 +1,56 @@
+"""Kernels of our own for the CPU: the headers beside this file, compiled when first wanted.
+
+They are compiled for the processor at hand by the compiler that ``torch.compile`` uses too, and
+kept in its cache. Where there is none, all is computed as PyTorch does it: only slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["build", "disabled", "load"]
+
+_enabled = True
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """Compute as PyTorch does it, in this process: to compare with, or to look for an error."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def load(*headers: str) -> ctypes.CDLL | None:
+    """The kernels of these headers, compiled for this processor; None where they cannot be."""
+    return _compiled(headers) if _enabled else None
+
+
+@functools.cache
+def _compiled(headers: tuple[str, ...]) -> ctypes.CDLL | None:
+    try:
+        return build(headers)
+    except Exception:  # no compiler, one of another kind, no place to write: all is only slower
+        return None
+
+
+def build(headers: tuple[str, ...], *flags: str) -> ctypes.CDLL:
+    """Compile headers, in the order in which they build on each other, or take them from the cache.
+
+    Raises:
+        Exception: of many kinds, where nothing can be compiled.
+    """
+    from torch._inductor.codecache import CppCodeCache  # takes a second to import
+
+    folder = Path(__file__).parent
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in headers)
+    # Numbers are multiplied and added in one rounding, as in every fast convolution.
+    compiled: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast", *flags))
+    return compiled
