@@ -12,8 +12,9 @@ from torch import nn
 import pyconv
 from pyconv import choice
 from pyconv.choice import Problem, candidates, rule
+from pyconv.convolution import Geometry
 from pyconv.layers import GroupedConv2d
-from pyconv.lowering import Geometry, Lowering
+from pyconv.lowering import Lowering
 
 HG_LEVEL = Problem(  # 9x9, first stage of PyConvHGResNet
     in_channels=128,

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from torch import Tensor, library, nn
 
 from pyconv import PyConv2d, kernels, optimize
-from pyconv.direct import HEADERS, direct, fits
-from pyconv.lowering import Geometry, native
+from pyconv.convolution import Geometry
+from pyconv.direct import HEADERS, direct, fits, on_weight
+from pyconv.lowering import native
 from pyconv.prepared import DirectPyramid
 
 compiled = pytest.mark.skipif(
@@ -108,6 +109,44 @@ def test_any_levels_together_are_equal_to_the_plain_ones(threads: int, single: L
     assert error(direct(*half), truth) < 0.004  # of rounding the sums once
 
 
+@compiled
+@given(problems())
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+def test_gradients_on_weights_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
+    for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
+        for weight, geometry in zip(some.weights, some.geometries, strict=True):
+            wide = weight.double().requires_grad_()
+            out = native(some.x.double(), wide, None, geometry)
+            grad = torch.randn_like(out).to(some.x.dtype)
+            (truth,) = torch.autograd.grad(out, wide, grad.double())
+            found = on_weight(grad, some.x, weight, geometry)
+            assert found.dtype == weight.dtype and found.shape == weight.shape
+            assert error(found, truth) < bound
+
+
+@compiled
+def test_gradients_on_weights_repeat_bit_by_bit() -> None:
+    some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1], size=(56, 56), images=3)
+    for weight, geometry in zip(some.weights, some.geometries, strict=True):
+        grad = torch.randn_like(native(some.x, weight, None, geometry))
+        assert fits(some.x, [weight], [geometry], "gradient")
+        first, second = (on_weight(grad, some.x, weight, geometry) for _ in range(2))
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_operator_has_the_gradients_of_the_plain_levels(relu: bool) -> None:
+    some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
+    leaves = [t.requires_grad_() for t in (some.x, *some.weights, *some.biases) if t is not None]
+    plain = some.plain().relu() if relu else some.plain()
+    grad = torch.randn_like(plain)
+    expected = torch.autograd.grad(plain, leaves, grad)
+    for one, other in zip(
+        torch.autograd.grad(direct(*some, relu), leaves, grad), expected, strict=True
+    ):
+        assert error(one, other) < 1e-5
+
+
 PUBLISHED = {
     "pyconvresnet, stage 1": (64, [(16, 3, 1), (16, 5, 4), (16, 7, 8), (16, 9, 16)]),
     "pyconvresnet, stage 2": (128, [(32, 3, 1), (32, 5, 4), (64, 7, 8)]),
@@ -140,6 +179,13 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
         for one, bound in ((single, 1e-5), (single.to(torch.bfloat16), 5e-3)):
             assert fits(one.x, one.weights, one.geometries)
             assert error(direct(*one), truth) < bound
+            for weight, geometry in zip(one.weights, one.geometries, strict=True):
+                wide = weight.double().requires_grad_()
+                out = native(one.x.double(), wide, None, geometry)
+                grad = torch.randn_like(out).to(one.x.dtype)
+                (slope,) = torch.autograd.grad(out, wide, grad.double())
+                assert fits(one.x, [weight], [geometry], "gradient")
+                assert error(on_weight(grad, one.x, weight, geometry), slope) < bound
 
 
 @compiled

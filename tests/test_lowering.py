@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import pyconv
-from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv, lowering, pyconvresnet_tiny
+from pyconv import PyConv1d, PyConv2d, PyConv3d, convolution, get_pyconv, pyconvresnet_tiny
 from pyconv.choice import Problem, candidates
+from pyconv.convolution import Geometry
 from pyconv.gradients import Ways, convolve
 from pyconv.layers import GroupedConv, pin
-from pyconv.lowering import Geometry, Lowering, native
+from pyconv.lowering import Lowering, native
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +114,7 @@ def test_bfloat16_is_as_near_the_truth_as_native(problem: Problem) -> None:
         (PyConv1d, (17,), "tiled:4:merge=2"),
         (PyConv2d, (9, 7), "tiled:4x2"),
         (PyConv2d, (9, 7), "depthwise"),
+        (PyConv2d, (9, 7), "direct"),
         (PyConv3d, (5, 6, 7), "blocked:merge=4"),
         (PyConv3d, (5, 6, 7), "tiled:1x2x2"),
     ],
@@ -303,13 +305,13 @@ def test_what_onednn_gets_wrong_is_computed_another_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the processor: on one without the error it is a detour."""
-    monkeypatch.setattr(lowering, "TILES", True)
+    monkeypatch.setattr(convolution, "TILES", True)
     geometry = Geometry(1, stride, (kernel[0] // 2, kernel[1] // 2), (1, 1))
     x = torch.randn(2, channels, *size).bfloat16()
     weight = torch.randn(16, channels, *kernel).bfloat16()
-    told = lowering.miscomputed(size, weight.shape, geometry, torch.bfloat16, "cpu")
+    told = convolution.miscomputed(size, weight.shape, geometry, torch.bfloat16, "cpu")
     assert told == wrong
-    assert not lowering.miscomputed(size, weight.shape, geometry, torch.float32, "cpu")
+    assert not convolution.miscomputed(size, weight.shape, geometry, torch.float32, "cpu")
     expected = native(x.double(), weight.double(), None, geometry)
     out = native(x, weight, None, geometry)
     assert out.dtype == torch.bfloat16 and error(out, expected) < 0.004

@@ -21,18 +21,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from . import kernels
+from .convolution import Geometry, computed_in, is_channels_last, miscomputed
+from .direct import HEADERS, Task, fits
 from .gradients import Ways, convolve, gradients
-from .lowering import (
-    NATIVE,
-    Geometry,
-    Lowering,
-    apply,
-    computed_in,
-    is_channels_last,
-    miscomputed,
-    native,
-    prepare,
-)
+from .lowering import DIRECT, NATIVE, Lowering, apply, native, prepare
 from .machine import processor
 
 __all__ = [
@@ -112,6 +105,8 @@ def candidates(problem: Problem) -> list[Lowering]:
         return [NATIVE]  # depthwise already
     found = [NATIVE]
     most_zeros = MOST_ZEROS if problem.dtype.itemsize >= 4 else MOST_ZEROS_OF_HALVES
+    if _is_direct(problem):
+        found.append(DIRECT)
     if problem.outputs <= 4 and problem.dtype.itemsize >= 4:  # see depthwise() on rounding
         found.append(Lowering("depthwise"))
     tiles = TILES[len(problem.kernel)] if problem.geometry.tiles else ()
@@ -127,6 +122,20 @@ def candidates(problem: Problem) -> list[Lowering]:
             ):
                 found.append(lowering)
     return found
+
+
+def _is_direct(problem: Problem) -> bool:
+    """Whether the kernels of our own can compute a problem, and are of use there.
+
+    What is prepared is exported as well, to where there are none; what they write is channels-last.
+    """
+    tasks: dict[Mode, Task] = {"forward": "direct", "on_weight": "gradient"}
+    task = tasks.get(problem.mode)
+    if task is None or len(problem.kernel) != 2 or (task == "direct" and not problem.channels_last):
+        return False
+    x = ones(problem, 1, problem.in_channels, *problem.size)
+    weight = ones(problem, problem.out_channels, problem.inputs, *problem.kernel)
+    return fits(x, [weight], [problem.geometry], task)
 
 
 def _miscomputed(problem: Problem, lowering: Lowering) -> bool:
@@ -163,6 +172,14 @@ class Measured:
     stride: int
     size: int  # of the input's map
     lowering: Lowering
+    otherwise: Lowering  # without kernels of our own
+
+    @classmethod
+    def of(cls, row: list[Any]) -> Measured:
+        """Read ``[inputs, outputs, kernel, stride, size, lowering]``, and the other one if any."""
+        ways = [Lowering.parse(way) for way in row[5:]]
+        inputs, outputs, kernel, stride, size = row[:5]
+        return cls(inputs, outputs, kernel, stride, size, ways[0], ways[-1])
 
     def octaves_to(self, problem: Problem) -> float:
         """How far a problem is from the one measured, in doublings of its numbers."""
@@ -191,8 +208,7 @@ def read_rule(processor: str) -> Rule:
         dtype, layout, *modes = key.split()
         for mode in modes:
             read[getattr(torch, dtype), layout == "channels_last", mode] = [
-                Measured(*shape, Lowering.parse(way))  # type: ignore[call-arg]
-                for *shape, way in rows
+                Measured.of(row) for row in rows
             ]
     return read
 
@@ -206,10 +222,12 @@ def rule(problem: Problem) -> Lowering:
     best, least = NATIVE, NEAR
     if len(problem.kernel) != 2 or problem.device != "cpu":
         return best
+    # Compilers see through all ways but the kernels.
+    ours = not torch.compiler.is_compiling() and kernels.load(*HEADERS) is not None
     for row in RULE.get((problem.dtype, problem.channels_last, problem.mode), ()):
         octaves = row.octaves_to(problem)
         if octaves < least:
-            best, least = row.lowering, octaves
+            best, least = row.lowering if ours else row.otherwise, octaves
     return best if best.fits(problem.geometry) and not _miscomputed(problem, best) else NATIVE
 
 

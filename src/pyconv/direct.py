@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, library
 
 from . import kernels
-from .lowering import Geometry, native
+from .convolution import Geometry, conv
 
-__all__ = ["HEADERS", "direct", "fits"]
+__all__ = ["HEADERS", "Task", "direct", "fits", "on_weight"]
 
-HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h")
+HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h", "gradient.h")
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 Biases = Sequence[Tensor | None]
-ENTRIES = {torch.float32: "direct_float32", torch.bfloat16: "direct_bfloat16"}
+Task = Literal["direct", "gradient"]  # the maps, or the gradients on the weights
 
 
 def direct(
@@ -31,8 +33,6 @@ def direct(
     relu: bool = False,
 ) -> Tensor:
     """Convolve ``x`` with each weight and concatenate the maps, rectified if asked for.
-
-    For inference only: there is no gradient.
 
     ``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
     The levels share stride, dilation and size of their maps.
@@ -46,21 +46,35 @@ def direct(
     return out
 
 
-def fits(x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
-    """Whether the kernels can compute this; compiles them if they might."""
-    return _ask(x, weights, [], geometries) and _run(x, weights, None, geometries, False, None)
+def on_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient on a weight, from that on the map: ``[N, out, *map]`` -> as ``weight``."""
+    groups, stride, padding, dilation = geometry
+    gradient: Tensor = torch.ops.pyconv.direct_on_weight(
+        grad, x, weight, stride, padding, dilation, groups
+    )
+    return gradient
 
 
-def _ask(
-    x: Tensor, weights: Sequence[Tensor], biases: Biases, geometries: Sequence[Geometry]
+def fits(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    task: Task = "direct",
 ) -> bool:
-    """Whether the kernels may be asked: images of the CPU, one dtype, and maps of one size."""
-    tensors = [x, *weights, *(bias for bias in biases if bias is not None)]
-    if any(tensor.device.type != "cpu" or tensor.dtype != x.dtype for tensor in tensors):
+    """Whether the kernels can compute this; compiles them if they might."""
+    return _may_ask(x, weights, geometries) and _run(task, x, None, weights, [], geometries)
+
+
+def _may_ask(x: Tensor, others: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
+    """Whether the kernels may be asked: images of the CPU, one dtype, and maps of one size.
+
+    The first of the others are the weights.
+    """
+    if any(tensor.device.type != "cpu" or tensor.dtype != x.dtype for tensor in (x, *others)):
         return False
-    if x.dtype not in ENTRIES or x.dim() != 4 or not x.numel():
+    if x.dtype not in DTYPES or x.dim() != 4 or not x.numel():
         return False
-    pairs = list(zip(weights, geometries, strict=True))
+    pairs = list(zip(others, geometries, strict=False))
     if any(w.shape[1] * g.groups != x.shape[1] or w.shape[0] % g.groups for w, g in pairs):
         return False
     same = {(_map(x, weight, g), g.stride, g.dilation) for weight, g in pairs}
@@ -73,16 +87,18 @@ def _map(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
 
 
 def _run(
+    task: Task,
     x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None] | None,
-    geometries: Sequence[Geometry],
-    relu: bool,
     out: Tensor | None,
+    weights: Sequence[Tensor],
+    biases: Biases,
+    geometries: Sequence[Geometry],
+    relu: bool = False,
 ) -> bool:
-    """Whether the kernels fit; they compute if there is an ``out`` to be written to.
+    """Whether the kernels fit; they compute if there is an ``out``.
 
-    ``x`` and ``out`` are channels-last, the weights contiguous.
+    ``x`` and ``out`` are channels-last, the weights contiguous. The maps are written to ``out``;
+    of a gradient ``out`` is that on the maps, and ``weights`` are written to.
     """
     compiled = kernels.load(*HEADERS)
     if compiled is None:
@@ -94,19 +110,22 @@ def _run(
     numbers += [sum(weight.shape[0] for weight in weights), *first.stride, *first.dilation]
     numbers += [relu, torch.get_num_threads(), len(weights)]
     start = 0
-    for n, (weight, geometry) in enumerate(zip(weights, geometries, strict=True)):
-        bias = None if biases is None else biases[n]
+    for weight, bias, geometry in zip_longest(weights, biases, geometries):
         numbers += [weight.data_ptr(), 0 if bias is None else bias.data_ptr(), weight.shape[0]]
         numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, start]
         start += weight.shape[0]
     call = (ctypes.c_int64 * len(numbers))(*numbers)
-    return bool(getattr(compiled, ENTRIES[x.dtype])(call))
+    return bool(getattr(compiled, f"{task}_{DTYPES[x.dtype]}")(call))
 
 
 OPERATORS = library.Library("pyconv", "FRAGMENT")
 OPERATORS.define(
     "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
     "int[] dilation, int[] groups, bool relu) -> Tensor"
+)
+OPERATORS.define(
+    "direct_on_weight(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, "
+    "int[] dilation, int groups) -> Tensor"
 )
 
 
@@ -131,19 +150,20 @@ def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: Any) -> Tensor:
 
 def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     geometries = _geometries(*numbers)
-    if _ask(x, weights, biases, geometries):
+    given = [bias for bias in biases if bias is not None]
+    if _may_ask(x, [*weights, *given], geometries):
         out = _empty(x, weights, *numbers)
         last = x.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
         biases = [None if bias is None else bias.contiguous() for bias in biases]
-        if _run(last, weights, biases, geometries, numbers[4], out):
+        if _run("direct", last, out, weights, biases, geometries, numbers[4]):
             return out
     return _as_usual(x, weights, biases, *numbers)
 
 
 def _as_usual(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     levels = zip(weights, biases, _geometries(*numbers), strict=True)
-    maps = [native(x, weight, bias, geometry) for weight, bias, geometry in levels]
+    maps = [conv(x, weight, bias, geometry) for weight, bias, geometry in levels]
     out = _empty(x, weights, *numbers).copy_(torch.cat(maps, 1))
     return out.relu_() if numbers[4] else out
 
@@ -152,6 +172,56 @@ def _on_no_device(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers
     return _empty(x, weights, *numbers)
 
 
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weights, biases, *numbers = inputs
+    ctx.geometries, ctx.biases = _geometries(*numbers), [bias is not None for bias in biases]
+    ctx.save_for_backward(x, output if numbers[4] else None, *weights)
+
+
+def _back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, out, *weights = ctx.saved_tensors
+    if out is not None:
+        grad = torch.where(out <= 0, 0, grad)
+    grads = grad.split([weight.shape[0] for weight in weights], 1)
+    rows = list(zip(grads, weights, ctx.geometries, strict=True))
+    both = [_native_gradients(one, x, weight, geometry) for one, weight, geometry in rows]
+    on_biases = [
+        one.sum((0, 2, 3)) if has else None for one, has in zip(grads, ctx.biases, strict=True)
+    ]
+    on_x = torch.stack([a for a, _ in both]).sum(0)
+    return on_x, [b for _, b in both], on_biases, None, None, None, None, None
+
+
+def _native_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
+    groups, stride, padding, dilation = geometry
+    none = [0] * len(stride)
+    on_x, on_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, dilation, False, none, groups, [True, True, False]
+    )
+    return on_x, on_weight
+
+
+def _on_weight_on_cpu(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Tensor:
+    geometry = Geometry(groups, tuple(stride), tuple(padding), tuple(dilation))
+    if _may_ask(x, [weight, grad], [geometry]):
+        x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+        gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        if _run("gradient", x, grad, [gradient], [], [geometry]):
+            return gradient
+    return _native_gradients(grad, x, weight, geometry)[1]
+
+
+def _on_weight_on_no_device(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
 OPERATORS.impl("direct", _on_cpu, "CPU")
 OPERATORS.impl("direct", _as_usual, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_on_weight", _on_weight_on_cpu, "CompositeExplicitAutograd")
 library.register_fake("pyconv::direct", _on_no_device, lib=OPERATORS)
+library.register_fake("pyconv::direct_on_weight", _on_weight_on_no_device, lib=OPERATORS)
+library.register_autograd("pyconv::direct", _back, setup_context=_keep, lib=OPERATORS)

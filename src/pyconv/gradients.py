@@ -12,17 +12,15 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from .convolution import Geometry, computed_in, conv, is_channels_last
+from .direct import on_weight
 from .lowering import (
     NATIVE,
-    Geometry,
     Lowering,
     apply,
     collect,
-    computed_in,
-    conv,
     crop,
     group_sums,
-    is_channels_last,
     pad_end,
     prepare,
     still,
@@ -84,15 +82,15 @@ class _Convolution(torch.autograd.Function):
             grad = grad.contiguous(memory_format=torch.channels_last)  # once for both
         if ways.on_input == ways.on_weight:
             wanted = (wants_x, wants_weight)
-            on_x, on_weight = gradients(grad, x, weight, geometry, ways.on_input, wanted)
+            on_x, on_w = gradients(grad, x, weight, geometry, ways.on_input, wanted)
         else:
-            on_x = on_weight = None
+            on_x = on_w = None
             if wants_x:
                 on_x, _ = gradients(grad, x, weight, geometry, ways.on_input, (True, False))
             if wants_weight:
-                _, on_weight = gradients(grad, x, weight, geometry, ways.on_weight, (False, True))
+                _, on_w = gradients(grad, x, weight, geometry, ways.on_weight, (False, True))
         on_bias = grad.sum([0, *range(2, grad.dim())]) if wants_bias else None
-        return on_x, on_weight, on_bias, None, None
+        return on_x, on_w, on_bias, None, None
 
 
 def gradients(
@@ -108,6 +106,8 @@ def gradients(
     ``[N, out, *map]``, ``[N, in, *size]``, ``[out, in / g, *k]`` -> as ``x`` and as ``weight``;
     None for one that is not wanted.
     """
+    if lowering.kind == "direct":
+        return _direct_gradients(grad, x, weight, geometry, wanted)
     prepared, _ = prepare(weight, None, geometry, lowering)
     if lowering.kind == "depthwise":
         on_x, on_prepared = _depthwise_gradients(grad, x, prepared, geometry, wanted)
@@ -124,6 +124,16 @@ def gradients(
     if on_prepared is None:
         return on_x, None
     return on_x, collect(on_prepared, weight.shape, geometry, lowering)
+
+
+def _direct_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """There is a kernel for the gradient on the weight, and none for gradients of it."""
+    if torch.is_grad_enabled() or not wanted[1]:
+        return _conv_gradients(grad, x, weight, geometry, wanted)
+    on_x = _conv_gradients(grad, x, weight, geometry, (True, False))[0] if wanted[0] else None
+    return on_x, on_weight(grad, x, weight, geometry)
 
 
 def _depthwise_gradients(

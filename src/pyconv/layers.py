@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from .choice import grouped_conv
-from .lowering import Geometry, Lowering
+from .convolution import Geometry
+from .lowering import Lowering
 
 __all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
 

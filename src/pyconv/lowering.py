@@ -10,6 +10,7 @@ Few channels per group leave most of a vector unit idle. Each way below gives th
 - **tiled**: a tile of neighbouring output pixels computed at once, as if they were channels, by a
   larger kernel that strides over whole tiles; merged groups besides, if asked for.
 - **depthwise**: every channel convolved on its own, then a sum over each group's channels.
+- **direct**: kernels of our own for which no lane is idle (``direct.py``).
 
 Zeros stand in for weights in the middle two, so they agree for finite inputs only.
 """
@@ -17,32 +18,30 @@ Zeros stand in for weights in the middle two, so they agree for finite inputs on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .machine import has_tiles
+from .convolution import Geometry, conv, is_channels_last
+from .direct import direct
 
 __all__ = [
+    "DIRECT",
     "NATIVE",
-    "Geometry",
     "Lowering",
     "apply",
     "blocked",
     "collect",
-    "computed_in",
     "depthwise",
-    "miscomputed",
     "native",
     "prepare",
     "tiled",
 ]
 
-TILES = has_tiles()  # asked once: torch.compile cannot follow the question
-Kind = Literal["native", "blocked", "tiled", "depthwise"]
+Kind = Literal["native", "blocked", "tiled", "depthwise", "direct"]
 
 
 class Lowering(NamedTuple):
@@ -77,6 +76,7 @@ class Lowering(NamedTuple):
             fits = {
                 "native": [(False, False)],
                 "depthwise": [(False, False)],
+                "direct": [(False, False)],
                 "blocked": [(True, False)],
                 "tiled": [(False, True), (True, True)],
             }
@@ -84,8 +84,8 @@ class Lowering(NamedTuple):
                 raise ValueError
         except (KeyError, ValueError):
             raise ValueError(
-                f"{text!r} is no lowering. Use 'native', 'depthwise', 'blocked:merge=4', "
-                "'tiled:2x2' or 'tiled:2x2:merge=2'."
+                f"{text!r} is no lowering. Use 'native', 'depthwise', 'direct', "
+                "'blocked:merge=4', 'tiled:2x2' or 'tiled:2x2:merge=2'."
             ) from None
         return cls(kind, merge, tile)  # type: ignore[arg-type]
 
@@ -97,68 +97,8 @@ class Lowering(NamedTuple):
 
 
 NATIVE = Lowering()
-
-
-class Geometry(NamedTuple):
-    """What a convolution is told besides its input, weight and bias."""
-
-    groups: int
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """Positions of the kernel per stride."""
-        return tuple(s // d for s, d in zip(self.stride, self.dilation, strict=True))
-
-    @property
-    def tiles(self) -> bool:
-        """Whether kernels shifted by whole strides lie on the grid of their dilation."""
-        return all(s % d == 0 for s, d in zip(self.stride, self.dilation, strict=True))
-
-
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-    groups, stride, padding, dilation = geometry
-    dtype, device = computed_in(x), x.device.type
-    if miscomputed(x.shape[2:], weight.shape, geometry, dtype, device):
-        tensors = [None if t is None else t.float() for t in (x, weight, bias)]
-        with torch.autocast(device, enabled=False):
-            return function(*tensors, stride, padding, dilation, groups).to(dtype)
-    return function(x, weight, bias, stride, padding, dilation, groups)
-
-
-def computed_in(x: Tensor) -> torch.dtype:
-    """The dtype in which a convolution of ``x`` is computed, under autocast or not."""
-    device = x.device.type
-    if device == "meta" or x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return x.dtype  # meta does not know of autocast
-    return torch.get_autocast_dtype(device)
-
-
-def miscomputed(
-    size: Sequence[int], weight: Sequence[int], geometry: Geometry, dtype: torch.dtype, device: str
-) -> bool:
-    """Whether oneDNN gets such a convolution wrong: by more than the result, and silently.
-
-    ``size`` is that of the input's map, ``weight`` the shape ``[out, in / g, *k]``. Seen with
-    PyTorch 2.14 in bfloat16 on an Intel Xeon with tiles (AMX), in two cases, only forwards:
-
-    - less than 16 inputs per group make whole runs of 32 with the width of the kernel, more than
-      one of them, such as 8 inputs and 8 pixels. Published kernels are odd, but those of tiles two,
-      four or eight pixels wide come to it.
-    - a kernel with a stride has room for one step only: the output's map is one pixel wide.
-    """
-    if not TILES or dtype.itemsize != 2 or device != "cpu":
-        return False
-    inputs, width, dims = weight[1], weight[-1], len(weight) - 2
-    if inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:
-        return True
-    stride, padding, dilation = (row[-1] for row in geometry[1:])
-    if dims == 1 or stride == 1 or width == 1 or not isinstance(size[-1], int):
-        return False
-    return size[-1] + 2 * padding - dilation * (width - 1) - 1 < stride
+DEPTHWISE = Lowering("depthwise")
+DIRECT = Lowering("direct")
 
 
 def native(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -192,8 +132,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
 
     The partial sums are rounded to the dtype of the input, which costs accuracy below float32.
     """
-    lowering = Lowering("depthwise")
-    return apply(x, *prepare(weight, bias, geometry, lowering), geometry, lowering)
+    return apply(x, *prepare(weight, bias, geometry, DEPTHWISE), geometry, DEPTHWISE)
 
 
 def prepare(
@@ -201,7 +140,8 @@ def prepare(
 ) -> tuple[Tensor, Tensor | None]:
     """The weight and bias that :func:`apply` wants: once per model, or per call in training.
 
-    ``[out, in / g, *k]``, ``[out]`` -> native: as they are; blocked: ``[out, merge * in / g, *k]``;
+    ``[out, in / g, *k]``, ``[out]`` -> native and direct: as they are;
+    blocked: ``[out, merge * in / g, *k]``;
     tiled: ``[tile * out, merge * in / g, *(k + (tile - 1) * stride)]``, ``[tile * out]``;
     depthwise: ``[out / g * in, 1, *k]``, ``[out]``.
     """
@@ -292,6 +232,8 @@ def apply(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, lowering: Lowering
 ) -> Tensor:
     """Convolve with what :func:`prepare` returned: ``[N, in, *size]`` -> ``[N, out, *map]``."""
+    if lowering.kind == "direct" and not torch.compiler.is_exporting():
+        return direct(x, [weight], [bias], [geometry])
     if lowering.kind == "depthwise":
         return _apply_depthwise(x, weight, bias, geometry)
     geometry = geometry._replace(groups=geometry.groups // lowering.merge)
@@ -398,8 +340,3 @@ def tile_map(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
     if last:
         return y.permute(0, *maps, *channels).reshape(y.shape[0], *tiles, -1).movedim(-1, 1)
     return y.permute(0, *channels, *maps).reshape(y.shape[0], -1, *tiles)
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of a pixel lie beside each other."""
-    return x.stride(1) == 1 and x.shape[1] > 1

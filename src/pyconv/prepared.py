@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
+from .convolution import Geometry
 from .direct import direct
-from .lowering import Geometry, Lowering, apply, native, prepare
+from .lowering import Lowering, apply, native, prepare
 
 __all__ = [
     "Conv",

@@ -21,7 +21,7 @@ from . import cli
 from .distributed import SIGNALS, Stop, is_started, joined, launch, noting
 from .files import write_result
 from .machine import choose_device
-from .memory import NO_MEMORY
+from .memory import NO_MEMORY, kept
 from .recipe import PAPER, RECIPES, Engine, Recipe
 from .run import DivergedError, Run, Summary
 from .weights import WeightsEnum
@@ -160,16 +160,17 @@ def _command(argv: Sequence[str] | None) -> int:
     if count > 1:
         return launch(main, argv, count, CURE)
     try:
-        summary = train(
-            args.data,
-            args.output,
-            model=args.model,
-            recipe=recipe,
-            engine=engine,
-            weights=args.weights,
-            freeze=args.freeze,
-            resume=args.resume,
-        )
+        with kept():
+            summary = train(
+                args.data,
+                args.output,
+                model=args.model,
+                recipe=recipe,
+                engine=engine,
+                weights=args.weights,
+                freeze=args.freeze,
+                resume=args.resume,
+            )
     except DivergedError as error:
         raise OSError(error) from error
     if os.environ.get("RANK", "0") == "0":

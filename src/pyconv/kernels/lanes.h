@@ -72,12 +72,24 @@ struct Lanes {
 
   int64_t taps(const Level<T>& level) const { return inputs * level.height * level.width; }
 
-  // Fills `room` and returns its end.
-  Floats* prepare(Floats* room) {
+  // Where a channel finds its lane, and a lane its input.
+  void arrange() {
     for (int lane = 0; lane < LANES; ++lane) {
       const int64_t group = lane % together, output = lane / together;
       order[together == 1 ? lane : group * per_group + output] = lane;
     }
+    picks.resize(together == 1 ? 0 : span / LANES);
+    for (int64_t n = 0; n < int64_t(picks.size()) * LANES; ++n) {
+      const int32_t from = n % together * inputs + n / together, lane = n % LANES;
+      picks[n / LANES].pair[0][lane] = std::min(from, 2 * LANES - 1);
+      picks[n / LANES].pair[1][lane] = std::max(from - 2 * LANES, 0);
+      picks[n / LANES].join[lane] = from < 2 * LANES ? lane : lane + LANES;
+    }
+  }
+
+  // Fills `room` and returns its end.
+  Floats* prepare(Floats* room) {
+    arrange();
     for (auto* level : levels) {
       const int64_t area = level->height * level->width;
       weights.push_back(room);
@@ -89,13 +101,6 @@ struct Lanes {
             room[(block * area + tap) * inputs + c][order[channel]] = number(*from++);
       }
       room += blocks * taps(*level);
-    }
-    picks.resize(together == 1 ? 0 : span / LANES);
-    for (int64_t n = 0; n < int64_t(picks.size()) * LANES; ++n) {
-      const int32_t from = n % together * inputs + n / together, lane = n % LANES;
-      picks[n / LANES].pair[0][lane] = std::min(from, 2 * LANES - 1);
-      picks[n / LANES].pair[1][lane] = std::max(from - 2 * LANES, 0);
-      picks[n / LANES].join[lane] = from < 2 * LANES ? lane : lane + LANES;
     }
     return room;
   }
@@ -227,14 +232,16 @@ struct Lanes {
   }
 };
 
+template <typename T>
+bool alike(const Level<T>& a, const Level<T>& b) {
+  return a.groups == b.groups && a.outputs == b.outputs;
+}
+
 // Whether the levels fit; computes them if there is something to compute.
 template <typename T>
 bool by_lanes(const Call<T>& call) {
   std::vector<Lanes<T>> all;
-  const auto alike = [](auto& a, auto& b) {
-    return a.groups == b.groups && a.outputs == b.outputs;
-  };
-  for (auto& levels : sorted(call, alike)) all.emplace_back(call, levels);
+  for (auto& levels : sorted(call, alike<T>)) all.emplace_back(call, levels);
   for (const auto& lanes : all)
     if (!lanes.fits()) return false;
   if (!call.x) return true;

@@ -61,3 +61,10 @@ inline void store(Bfloat16* to, Floats v) {  // to the nearest, ties to even, Na
 #endif
   std::memcpy(to, &half, sizeof half);
 }
+
+inline void set(float& to, float value) { to = value; }
+inline void set(Bfloat16& to, float value) {
+  Bfloat16 all[LANES];
+  store(all, value - Floats{});
+  to = all[0];
+}
