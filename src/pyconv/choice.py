@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ __all__ = [
     "Problem",
     "autotune",
     "candidates",
+    "choose_all",
     "fastest",
     "grouped_conv",
     "measure",
@@ -133,9 +134,15 @@ def _is_direct(problem: Problem) -> bool:
     task = tasks.get(problem.mode)
     if task is None or len(problem.kernel) != 2 or (task == "direct" and not problem.channels_last):
         return False
-    x = ones(problem, 1, problem.in_channels, *problem.size)
-    weight = ones(problem, problem.out_channels, problem.inputs, *problem.kernel)
-    return fits(x, [weight], [problem.geometry], task)
+    return _are_direct((problem,), task)
+
+
+@functools.cache
+def _are_direct(problems: tuple[Problem, ...], task: Task = "direct") -> bool:
+    """Whether the kernels of our own can compute the levels of a pyramid together."""
+    x = ones(problems[0], 1, problems[0].in_channels, *problems[0].size)
+    weights = [ones(p, p.out_channels, p.inputs, *p.kernel) for p in problems]
+    return fits(x, weights, [p.geometry for p in problems], task)
 
 
 def _miscomputed(problem: Problem, lowering: Lowering) -> bool:
@@ -353,7 +360,7 @@ def grouped_conv(
 ) -> Tensor:
     """``conv`` by the lowering that is pinned, or else chosen: arguments and shapes as there."""
     geometry = Geometry(groups, stride, padding, dilation)
-    ways = Ways(pinned, pinned, pinned) if pinned else _choose(x, weight, geometry)
+    ways = Ways(pinned, pinned, pinned) if pinned else choose(x, weight, geometry)
     return convolve(x, weight, bias, geometry, ways)
 
 
@@ -363,7 +370,8 @@ SMALL = 2e6
 PLAIN = Ways()
 
 
-def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
+def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
+    """How to compute one convolution, and its gradients if they will be wanted."""
     size = x.shape[2:]
     if x.dim() != weight.dim() or not all(isinstance(n, int) for n in size):
         return PLAIN  # an unbatched input, or one whose size an exporter leaves open
@@ -377,6 +385,33 @@ def _choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
         _one(problem._replace(mode="on_input"), batch) if x.requires_grad else NATIVE,
         _one(problem._replace(mode="on_weight"), batch) if weight.requires_grad else NATIVE,
     )
+
+
+MOST_INPUTS = 32  # per group: with more, PyTorch's own convolutions keep their vectors busy
+
+
+def choose_all(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    pinned: Sequence[Lowering | None],
+) -> list[Ways]:
+    """The ways for the levels of a pyramid: of each as :func:`grouped_conv` would, but for one.
+
+    Where kernels of our own are worth while at all, levels of few inputs are computed together.
+    """
+    rows = list(zip(weights, geometries, pinned, strict=True))
+    ways = [
+        Ways(pin, pin, pin) if pin else choose(x, weight, geometry)
+        for weight, geometry, pin in rows
+    ]
+    if any(DIRECT in way for way in ways) and not any(pinned):
+        few = [n for n, weight in enumerate(weights) if weight.shape[1] <= MOST_INPUTS]
+        problems = (problem_of(x, weights[n], geometries[n], "forward") for n in few)
+        if few and _are_direct(tuple(problems)):
+            for n in few:
+                ways[n] = ways[n]._replace(forward=DIRECT)
+    return ways
 
 
 def _one(problem: Problem, batch: int) -> Lowering:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from .machine import has_tiles
 
-__all__ = ["Geometry", "computed_in", "conv", "is_channels_last", "miscomputed"]
+__all__ = [
+    "Geometry",
+    "computed_in",
+    "conv",
+    "conv_gradients",
+    "is_channels_last",
+    "miscomputed",
+]
 
 TILES = has_tiles()  # asked once: torch.compile cannot follow the question
 
@@ -46,6 +53,27 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> 
     return function(x, weight, bias, stride, padding, dilation, groups)
 
 
+def conv_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    wanted: tuple[bool, bool] = (True, True),
+) -> tuple[Any, Any]:
+    """The gradients on the input and on the weight; None for one that is not wanted."""
+    groups, stride, padding, dilation = geometry
+    dtype, tensors = x.dtype, (grad, x, weight)
+    wrong = miscomputed(x.shape[2:], weight.shape, geometry, dtype, x.device.type)
+    if wrong:
+        tensors = (grad.float(), x.float(), weight.float())
+    none = [0] * len(stride)
+    found = torch.ops.aten.convolution_backward(
+        *tensors, None, stride, padding, dilation, False, none, groups, [*wanted, False]
+    )
+    on_x, on_weight = (t.to(dtype) if wrong and t is not None else t for t in found[:2])
+    return on_x, on_weight
+
+
 def computed_in(x: Tensor) -> torch.dtype:
     """The dtype in which a convolution of ``x`` is computed, under autocast or not."""
     device = x.device.type
@@ -60,12 +88,13 @@ def miscomputed(
     """Whether oneDNN gets such a convolution wrong: by more than the result, and silently.
 
     ``size`` is that of the input's map, ``weight`` the shape ``[out, in / g, *k]``. Seen with
-    PyTorch 2.14 in bfloat16 on an Intel Xeon with tiles (AMX), in two cases, only forwards:
+    PyTorch 2.14 in bfloat16 on an Intel Xeon with tiles (AMX), in two cases, forwards:
 
     - less than 16 inputs per group make whole runs of 32 with the width of the kernel, more than
       one of them, such as 8 inputs and 8 pixels. Published kernels are odd, but those of tiles two,
       four or eight pixels wide come to it.
-    - a kernel with a stride has room for one step only: the output's map is one pixel wide.
+    - a kernel with a stride has room for one step only: the output's map is one pixel wide. If
+      the input's map is so too, the gradient on the weight is whatever lay in memory.
     """
     if not TILES or dtype.itemsize != 2 or device != "cpu":
         return False

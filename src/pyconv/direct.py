@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, library
 
 from . import kernels
-from .convolution import Geometry, conv
+from .convolution import Geometry, conv, conv_gradients
 
-__all__ = ["HEADERS", "Task", "direct", "fits", "on_weight"]
+__all__ = ["HEADERS", "Task", "add_up", "direct", "fits", "on_weight", "on_weights"]
 
-HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h", "gradient.h")
+HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h", "gradient.h", "sums.h")
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 Biases = Sequence[Tensor | None]
 Task = Literal["direct", "gradient"]  # the maps, or the gradients on the weights
@@ -53,6 +53,43 @@ def on_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Te
         grad, x, weight, stride, padding, dilation, groups
     )
     return gradient
+
+
+def on_weights(
+    grad: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    starts: Sequence[int],
+) -> list[Tensor]:
+    """The gradients on several weights; ``starts`` says where in ``grad`` their maps begin.
+
+    For those who look at numbers only: compilers cannot see through it.
+    """
+    if _may_ask(x, [*weights, grad], geometries):
+        x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+        layout = torch.contiguous_format
+        found = [torch.empty_like(weight, memory_format=layout) for weight in weights]
+        if _run("gradient", x, grad, found, [], geometries, starts=starts):
+            return found
+    parts = (grad.narrow(1, start, w.shape[0]) for start, w in zip(starts, weights, strict=True))
+    rows = zip(parts, weights, geometries, strict=True)
+    return [conv_gradients(part, x, weight, geometry)[1] for part, weight, geometry in rows]
+
+
+def add_up(maps: Sequence[Tensor]) -> Tensor:
+    """The sum of maps of one shape, which lie channels-last on the CPU."""
+    first = maps[0]
+    compiled = kernels.load(*HEADERS) if first.dtype in DTYPES else None
+    if len(maps) == 1 or compiled is None:
+        return sum(maps[1:], start=first)
+    maps = [one.contiguous(memory_format=torch.channels_last) for one in maps]
+    out = torch.empty_like(maps[0])
+    numbers = [out.data_ptr(), out.numel(), torch.get_num_threads(), len(maps)]
+    numbers += [one.data_ptr() for one in maps]
+    call = (ctypes.c_int64 * len(numbers))(*numbers)
+    getattr(compiled, f"add_up_{DTYPES[first.dtype]}")(call)
+    return out
 
 
 def fits(
@@ -94,11 +131,13 @@ def _run(
     biases: Biases,
     geometries: Sequence[Geometry],
     relu: bool = False,
+    starts: Sequence[int] | None = None,
 ) -> bool:
     """Whether the kernels fit; they compute if there is an ``out``.
 
     ``x`` and ``out`` are channels-last, the weights contiguous. The maps are written to ``out``;
-    of a gradient ``out`` is that on the maps, and ``weights`` are written to.
+    of a gradient ``out`` is that on the maps, and ``weights`` are written to. The maps lie one
+    behind the other in ``out``, or where ``starts`` says.
     """
     compiled = kernels.load(*HEADERS)
     if compiled is None:
@@ -107,13 +146,13 @@ def _run(
     first = geometries[0]
     numbers = [0, 0] if out is None else [x.data_ptr(), out.data_ptr()]
     numbers += [images, height, width, channels, *_map(x, weights[0], first)]
-    numbers += [sum(weight.shape[0] for weight in weights), *first.stride, *first.dilation]
+    ends = list(accumulate(weight.shape[0] for weight in weights))
+    starts = [0, *ends[:-1]] if starts is None else starts
+    numbers += [ends[-1] if out is None else out.shape[1], *first.stride, *first.dilation]
     numbers += [relu, torch.get_num_threads(), len(weights)]
-    start = 0
-    for weight, bias, geometry in zip_longest(weights, biases, geometries):
+    for weight, bias, geometry, start in zip_longest(weights, biases, geometries, starts):
         numbers += [weight.data_ptr(), 0 if bias is None else bias.data_ptr(), weight.shape[0]]
         numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, start]
-        start += weight.shape[0]
     call = (ctypes.c_int64 * len(numbers))(*numbers)
     return bool(getattr(compiled, f"{task}_{DTYPES[x.dtype]}")(call))
 
@@ -184,23 +223,12 @@ def _back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         grad = torch.where(out <= 0, 0, grad)
     grads = grad.split([weight.shape[0] for weight in weights], 1)
     rows = list(zip(grads, weights, ctx.geometries, strict=True))
-    both = [_native_gradients(one, x, weight, geometry) for one, weight, geometry in rows]
+    both = [conv_gradients(one, x, weight, geometry) for one, weight, geometry in rows]
     on_biases = [
         one.sum((0, 2, 3)) if has else None for one, has in zip(grads, ctx.biases, strict=True)
     ]
     on_x = torch.stack([a for a, _ in both]).sum(0)
     return on_x, [b for _, b in both], on_biases, None, None, None, None, None
-
-
-def _native_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
-) -> tuple[Tensor, Tensor]:
-    groups, stride, padding, dilation = geometry
-    none = [0] * len(stride)
-    on_x, on_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, dilation, False, none, groups, [True, True, False]
-    )
-    return on_x, on_weight
 
 
 def _on_weight_on_cpu(
@@ -212,7 +240,8 @@ def _on_weight_on_cpu(
         gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
         if _run("gradient", x, grad, [gradient], [], [geometry]):
             return gradient
-    return _native_gradients(grad, x, weight, geometry)[1]
+    usual: Tensor = conv_gradients(grad, x, weight, geometry, (False, True))[1]
+    return usual
 
 
 def _on_weight_on_no_device(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
-from .convolution import Geometry, computed_in, conv, is_channels_last
+from .convolution import Geometry, computed_in, conv, conv_gradients, is_channels_last
 from .direct import on_weight
 from .lowering import (
     NATIVE,
@@ -27,6 +26,7 @@ from .lowering import (
     tile_map,
     tiling,
 )
+from .plain import is_dual
 
 __all__ = ["Ways", "convolve", "gradients"]
 
@@ -46,17 +46,12 @@ def convolve(
     if ways == Ways():
         return conv(x, weight, bias, geometry)
     backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not backward or _is_dual(x) or _is_dual(weight):
+    if not backward or is_dual(x) or is_dual(weight):
         return apply(x, *prepare(weight, bias, geometry, ways.forward), geometry, ways.forward)
     # Autocast does not reach into the gradients, so the tensors are cast here.
     tensors = [None if t is None else t.to(computed_in(t)) for t in (x, weight, bias)]
     out: Tensor = _Convolution.apply(*tensors, geometry, ways)
     return out
-
-
-def _is_dual(tensor: Tensor) -> bool:
-    """Whether a tensor carries a tangent: in forward mode there is nothing to go back."""
-    return not torch.compiler.is_compiling() and unpack_dual(tensor).tangent is not None
 
 
 class _Convolution(torch.autograd.Function):
@@ -119,7 +114,7 @@ def gradients(
             padded = pad_end(x, layout.missing)
             grad = tile_map(pad_end(grad, layout.beyond), inner.groups, lowering.tile)
             inner = layout.geometry
-        on_x, on_prepared = _conv_gradients(grad, padded, prepared, inner, wanted)
+        on_x, on_prepared = conv_gradients(grad, padded, prepared, inner, wanted)
         on_x = None if on_x is None else crop(on_x, x.shape[2:])
     if on_prepared is None:
         return on_x, None
@@ -131,8 +126,8 @@ def _direct_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """There is a kernel for the gradient on the weight, and none for gradients of it."""
     if torch.is_grad_enabled() or not wanted[1]:
-        return _conv_gradients(grad, x, weight, geometry, wanted)
-    on_x = _conv_gradients(grad, x, weight, geometry, (True, False))[0] if wanted[0] else None
+        return conv_gradients(grad, x, weight, geometry, wanted)
+    on_x = conv_gradients(grad, x, weight, geometry, (True, False))[0] if wanted[0] else None
     return on_x, on_weight(grad, x, weight, geometry)
 
 
@@ -145,7 +140,7 @@ def _depthwise_gradients(
     maps = conv(grad, ones, None, still(geometry)).chunk(copies, 1)
     alone = geometry._replace(groups=channels)
     both = [
-        _conv_gradients(part, x, kernel, alone, wanted)
+        conv_gradients(part, x, kernel, alone, wanted)
         for part, kernel in zip(maps, prepared.chunk(copies), strict=True)
     ]
     on_x = [a for a, _ in both if a is not None]
@@ -154,14 +149,3 @@ def _depthwise_gradients(
         torch.stack(on_x).sum(0) if copies > 1 and on_x else on_x[0] if on_x else None,
         torch.cat(on_weight) if on_weight else None,
     )
-
-
-def _conv_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    groups, stride, padding, dilation = geometry
-    none = [0] * len(stride)
-    on_x, on_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, dilation, False, none, groups, [*wanted, False]
-    )
-    return on_x, on_weight

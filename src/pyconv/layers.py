@@ -15,9 +15,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from .choice import grouped_conv
-from .convolution import Geometry
-from .lowering import Lowering
+from . import kernels
+from .choice import choose_all, grouped_conv
+from .convolution import Geometry, computed_in
+from .direct import DTYPES, HEADERS
+from .lowering import NATIVE, Lowering
+from .plain import is_plain, is_transformed
+from .pyramid import convolve_levels
 
 __all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
 
@@ -241,7 +245,50 @@ class _PyConvNd(nn.Module):
         return list(self.pyconv_levels)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, sum(out), *size / stride]
+        if (levels := _learning(x, self.levels)) is not None:
+            return _learn(x, levels)
         return torch.cat([level(x) for level in self.levels], dim=1)
+
+
+LEAST = 1 << 17  # numbers of a map, below which taking levels together costs more than it saves
+
+
+def _learning(x: Tensor, levels: Sequence[nn.Module]) -> list[nn.Conv2d] | None:
+    """The levels, if they are to be learned, on the CPU, and are nothing special; else None."""
+    if not torch.is_grad_enabled() or not isinstance(x, Tensor) or is_transformed(x):
+        return None
+    plain = [level for level in levels if isinstance(level, nn.Conv2d) and _learns(level)]
+    ours = (
+        len(plain) == len(levels) > 1
+        and x.dim() == 4
+        and x.is_cpu
+        and x.numel() >= LEAST
+        and x.shape[1] == plain[0].in_channels
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and computed_in(x) in DTYPES
+        and kernels.load(*HEADERS) is not None
+    )
+    return plain if ours else None
+
+
+def _learns(level: nn.Conv2d) -> bool:
+    return (
+        type(level) in (nn.Conv2d, GroupedConv2d)
+        and level.padding_mode == "zeros"
+        and level.weight.requires_grad
+        and is_plain(level)
+    )
+
+
+def _learn(x: Tensor, levels: Sequence[nn.Conv2d]) -> Tensor:
+    weights, biases = [level.weight for level in levels], [level.bias for level in levels]
+    geometries: list[Any] = [
+        Geometry(level.groups, level.stride, level.padding, level.dilation)  # type: ignore[arg-type]
+        for level in levels
+    ]
+    pinned = [level.lowering if isinstance(level, GroupedConv) else NATIVE for level in levels]
+    ways = choose_all(x, weights, geometries, pinned)
+    return convolve_levels(x, weights, biases, geometries, ways)
 
 
 class PyConv1d(_PyConvNd):

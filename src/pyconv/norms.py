@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
-from torch.nn.modules import module as hooks
 
 from . import kernels
+from .plain import is_dual, is_plain, is_transformed
 
 __all__ = ["HEADERS", "normalise"]
 
@@ -47,10 +46,10 @@ def _is_ours(x: Tensor, norm: nn.Module, relu: nn.Module | None, shortcut: Tenso
     return (
         norm.training
         and type(norm) is nn.BatchNorm2d
-        and type(x) is Tensor
-        and not _is_transformed(x)
-        and _is_plain(norm)
-        and (relu is None or (type(relu) is nn.ReLU and _is_plain(relu)))
+        and isinstance(x, Tensor)
+        and not is_transformed(x)
+        and is_plain(norm)
+        and (relu is None or (type(relu) is nn.ReLU and is_plain(relu)))
         and _has_statistics(norm)
         and x.dim() == 4
         and x.dtype in (torch.float32, torch.bfloat16)
@@ -61,28 +60,6 @@ def _is_ours(x: Tensor, norm: nn.Module, relu: nn.Module | None, shortcut: Tenso
         and x.is_contiguous(memory_format=torch.channels_last)
         and (shortcut is None or _is_alike(shortcut, x))
         and kernels.load(*HEADERS) is not None
-    )
-
-
-def _is_transformed(x: Tensor) -> bool:
-    """Whether somebody looks at the program, or at more than its numbers and their gradients."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or unpack_dual(x).tangent is not None
-    )
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether calling a module is nothing but its forward, as its class has it."""
-    return not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or hooks._has_any_global_hook()
-        or "forward" in vars(module)
     )
 
 
@@ -101,7 +78,7 @@ def _is_alike(shortcut: Tensor, x: Tensor) -> bool:
         and shortcut.shape == x.shape
         and shortcut.dtype == x.dtype
         and shortcut.is_cpu
-        and unpack_dual(shortcut).tangent is None
+        and not is_dual(shortcut)
     )
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .architectures import Architecture, Stage
 from .layers import get_pyconv
 from .norms import normalise
+from .pointwise import pointwise
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
 
@@ -39,13 +40,13 @@ class _ResidualBlock(nn.Module):
 
 
 class _Shortcut(nn.Sequential):
-    """Modules in a row, of which the last one is a norm."""
+    """A pool or none, a 1x1 convolution and a norm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        *modules, norm = self
-        for module in modules:
+        *pool, conv, norm = self
+        for module in pool:
             x = module(x)
-        return normalise(x, norm)
+        return normalise(pointwise(x, conv), norm)
 
 
 class _DilatedMaxPool(nn.Module):
@@ -114,10 +115,9 @@ class PyConvBlock(_ResidualBlock):
         self.downsample = downsample
 
     def branch(self, x: Tensor) -> Tensor:
-        x = normalise(self.conv1(x), self.bn1, self.relu)
+        x = normalise(pointwise(x, self.conv1), self.bn1, self.relu)
         x = normalise(self.conv2(x), self.bn2, self.relu2)
-        out: Tensor = self.conv3(x)
-        return out
+        return pointwise(x, self.conv3)
 
     @property
     def last_norm(self) -> nn.Module:
@@ -167,8 +167,7 @@ class _BasicBlock(_ResidualBlock):
 
     def branch(self, x: Tensor) -> Tensor:
         x = normalise(self.conv1(x), self.bn1, self.relu)
-        out: Tensor = self.conv2(x)
-        return out
+        return pointwise(x, self.conv2)
 
     @property
     def last_norm(self) -> nn.Module:

@@ -1,0 +1,38 @@
+"""Whether a call is nothing but its numbers: what is asked before one way takes another's place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
+from torch.nn.modules import module as hooks
+
+__all__ = ["is_dual", "is_plain", "is_transformed"]
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling a module is nothing but its forward, as its class has it."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or hooks._has_any_global_hook()
+        or "forward" in vars(module)
+    )
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether somebody looks at the program, or at more than its numbers and their gradients."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or type(x) is not Tensor
+        or is_dual(x)
+    )
+
+
+def is_dual(tensor: Tensor) -> bool:
+    """Whether a tensor carries a tangent: in forward mode there is nothing to go back."""
+    return not torch.compiler.is_compiling() and unpack_dual(tensor).tangent is not None

@@ -1,0 +1,53 @@
+"""1x1 convolutions in training as what they are: products of matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .convolution import TILES, computed_in
+from .direct import DTYPES
+from .plain import is_plain, is_transformed
+
+__all__ = ["pointwise"]
+
+LEAST = 1 << 17  # numbers of a map, below which nothing is won
+
+
+def pointwise(x: Tensor, conv: nn.Module) -> Tensor:
+    """``conv(x)``: ``[N, in, H, W]`` -> ``[N, out, H, W]``.
+
+    In training oneDNN brings the weight of a convolution, and in bfloat16 all its tensors, to
+    another layout in every call, there and back. Where a processor multiplies matrices that costs
+    more than the product, which a channels-last map is ready for. Measured with AMX only.
+    """
+    if not _is_product(x, conv):
+        out: Tensor = conv(x)
+        return out
+    assert isinstance(conv, nn.Conv2d)
+    pixels = x.permute(0, 2, 3, 1)  # [N, H, W, in], as it lies
+    product = F.linear(pixels.reshape(-1, x.shape[1]), conv.weight.flatten(1), conv.bias)
+    return product.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+def _is_product(x: Tensor, conv: nn.Module) -> bool:
+    return (
+        TILES
+        and torch.is_grad_enabled()
+        and isinstance(x, Tensor)
+        and not is_transformed(x)
+        and type(conv) is nn.Conv2d
+        and conv.kernel_size == (1, 1)
+        and conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+        and conv.weight.requires_grad
+        and is_plain(conv)
+        and x.dim() == 4
+        and x.is_cpu
+        and x.numel() >= LEAST
+        and x.shape[1] == conv.in_channels
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and computed_in(x) in DTYPES
+    )
