@@ -35,7 +35,7 @@ from machine import describe
 from pairs import alternate, ratio
 from torch import Tensor, nn
 
-from pyconv import get_model, list_models, optimize
+from pyconv import get_model, kernels, list_models, optimize
 from pyconv.layers import pin
 from pyconv.machine import computes_in
 
@@ -157,23 +157,34 @@ def training(name: str, args: argparse.Namespace, batch: int) -> dict[str, Run]:
     target = torch.randint(1000, (batch,), device=args.device)
     before, last = original(model), x.contiguous(memory_format=torch.channels_last)
     resnet = network("torchvision resnet50", args.device).train()
-    runs: dict[str, Run] = {BASELINE: _step(before, x, target)}
+    runs: dict[str, Run] = {BASELINE: _as_original(_step(before, x, target))}
 
     def layout(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).to(memory_format=torch.channels_last)
 
-    runs["original channels_last float32"] = _step(layout(before), last, target)
+    runs["original channels_last float32"] = _as_original(_step(layout(before), last, target))
     runs["layers as they are float32"] = _step(copy.deepcopy(model), x, target)
     runs["channels_last float32"] = _step(layout(model), last, target)
     runs["torchvision resnet50 channels_last float32"] = _step(layout(resnet), last, target)
     for dtype in dtypes(args.device)[1:]:
         text = f"autocast {label(dtype)}"
-        runs[f"original channels_last {text}"] = _step(layout(before), last, target, dtype)
+        plain = _step(layout(before), last, target, dtype)
+        runs[f"original channels_last {text}"] = _as_original(plain)
         runs[f"channels_last {text}"] = _step(layout(model), last, target, dtype)
         runs[f"torchvision resnet50 channels_last {text}"] = _step(
             layout(resnet), last, target, dtype
         )
     return runs
+
+
+def _as_original(run: Run) -> Run:
+    """Without the kernels of this library, which would be faster."""
+
+    def plain() -> object:
+        with kernels.disabled():
+            return run()
+
+    return plain
 
 
 def _step(model: nn.Module, x: Tensor, target: Tensor, dtype: torch.dtype | None = None) -> Run:
@@ -206,7 +217,8 @@ def zoo(name: str, args: argparse.Namespace, batch: int, mode: str) -> dict[str,
                 if mode == "training":
                     twin = copy.deepcopy(source).to(memory_format=layout)
                     half = None if dtype == torch.float32 else dtype
-                    runs[f"{which} {key}"] = _step(twin, y, target, half)
+                    step = _step(twin, y, target, half)
+                    runs[f"{which} {key}"] = _as_original(step) if which == "native" else step
                 else:
                     twin = copy.deepcopy(source).to(dtype, memory_format=layout)
                     z = y.to(dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import kernels
 from .convolution import TILES, computed_in
 from .direct import DTYPES
 from .plain import is_plain, is_transformed
@@ -34,6 +35,7 @@ def pointwise(x: Tensor, conv: nn.Module) -> Tensor:
 def _is_product(x: Tensor, conv: nn.Module) -> bool:
     return (
         TILES
+        and kernels.enabled()
         and torch.is_grad_enabled()
         and isinstance(x, Tensor)
         and not is_transformed(x)

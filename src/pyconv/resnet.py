@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
+from .fork import fork
 from .layers import get_pyconv
 from .norms import normalise
 from .pointwise import pointwise
@@ -35,7 +36,8 @@ class _ResidualBlock(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        x, other = fork(x)
+        shortcut = other if self.downsample is None else self.downsample(other)
         return normalise(self.branch(x), self.last_norm, self.relu, shortcut)
 
 

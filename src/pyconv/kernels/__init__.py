@@ -12,20 +12,25 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["build", "disabled", "load"]
+__all__ = ["build", "disabled", "enabled", "load"]
 
 _enabled = True
 
 
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
-    """Compute as PyTorch does it, in this process: to compare with, or to look for an error."""
+    """Train and infer by PyTorch's own kernels: to compare with, or to look for an error."""
     global _enabled
     before, _enabled = _enabled, False
     try:
         yield
     finally:
         _enabled = before
+
+
+def enabled() -> bool:
+    """Whether nobody has :func:`disabled` what this library does in PyTorch's place."""
+    return _enabled
 
 
 def load(*headers: str) -> ctypes.CDLL | None:
