@@ -34,7 +34,7 @@ BELOW = {
         "download": "files",
         "checkpoint": "",
         "cli": "",
-        "pointwise": "convolution direct kernels plain",
+        "pointwise": "convolution kernels plain",
         "fork": "direct kernels plain",
         "resnet": "architectures fork layers norms pointwise",
         "weights": "imagenet",

@@ -224,13 +224,14 @@ RULE = read_rule(processor())
 NEAR = 2.0  # octaves within which a choice is trusted
 
 
-def rule(problem: Problem) -> Lowering:
-    """The way that was fastest for the nearest shape measured; native where none is near."""
+def rule(problem: Problem, ours: bool = True) -> Lowering:
+    """The way that was fastest for the nearest shape measured; native where none is near.
+
+    ``ours`` says whether kernels of our own may be used.
+    """
     best, least = NATIVE, NEAR
     if len(problem.kernel) != 2 or problem.device != "cpu":
         return best
-    # Compilers see through all ways but the kernels.
-    ours = not torch.compiler.is_compiling() and kernels.load(*HEADERS) is not None
     for row in RULE.get((problem.dtype, problem.channels_last, problem.mode), ()):
         octaves = row.octaves_to(problem)
         if octaves < least:
@@ -417,7 +418,9 @@ def choose_all(
 def _one(problem: Problem, batch: int) -> Lowering:
     if autotune.enabled:
         return _tuned(tuple(problem), batch)
-    return rule(problem) if torch.compiler.is_compiling() else _ruled(problem)
+    if torch.compiler.is_compiling():  # which sees through all ways but the kernels
+        return rule(problem, ours=False)
+    return _ruled(problem, kernels.load(*HEADERS) is not None)
 
 
 _ruled = functools.cache(rule)  # which torch.compile would only look through, with a warning

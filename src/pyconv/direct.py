@@ -16,11 +16,11 @@ from torch import Tensor, library
 
 from . import kernels
 from .convolution import Geometry, conv, conv_gradients
+from .kernels import DTYPES
 
 __all__ = ["HEADERS", "Task", "add_up", "direct", "fits", "on_weight", "on_weights"]
 
 HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h", "gradient.h", "sums.h")
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 Biases = Sequence[Tensor | None]
 Task = Literal["direct", "gradient"]  # the maps, or the gradients on the weights
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from .direct import DTYPES, HEADERS, add_up
-from .plain import is_transformed
+from .direct import HEADERS, add_up
+from .kernels import DTYPES
+from .plain import is_large_map, is_transformed
 
 __all__ = ["fork"]
-
-LEAST = 1 << 17  # numbers of a map, below which nothing is won
 
 
 def fork(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,11 +22,8 @@ def fork(x: Tensor) -> tuple[Tensor, Tensor]:
         and isinstance(x, Tensor)
         and not is_transformed(x)
         and x.requires_grad
-        and x.is_cpu
-        and x.dim() == 4
-        and x.numel() >= LEAST
+        and is_large_map(x)
         and x.dtype in DTYPES
-        and x.is_contiguous(memory_format=torch.channels_last)
         and kernels.load(*HEADERS) is not None
     )
     return _Fork.apply(x) if ours else (x, x)

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from . import kernels
 from .choice import choose_all, grouped_conv
 from .convolution import Geometry, computed_in
-from .direct import DTYPES, HEADERS
+from .direct import HEADERS
+from .kernels import DTYPES
 from .lowering import NATIVE, Lowering
-from .plain import is_plain, is_transformed
+from .plain import is_large_map, is_plain, is_transformed
 from .pyramid import convolve_levels
 
 __all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
@@ -250,9 +251,6 @@ class _PyConvNd(nn.Module):
         return torch.cat([level(x) for level in self.levels], dim=1)
 
 
-LEAST = 1 << 17  # numbers of a map, below which taking levels together costs more than it saves
-
-
 def _learning(x: Tensor, levels: Sequence[nn.Module]) -> list[nn.Conv2d] | None:
     """The levels, if they are to be learned, on the CPU, and are nothing special; else None."""
     if not torch.is_grad_enabled() or not isinstance(x, Tensor) or is_transformed(x):
@@ -260,11 +258,8 @@ def _learning(x: Tensor, levels: Sequence[nn.Module]) -> list[nn.Conv2d] | None:
     plain = [level for level in levels if isinstance(level, nn.Conv2d) and _learns(level)]
     ours = (
         len(plain) == len(levels) > 1
-        and x.dim() == 4
-        and x.is_cpu
-        and x.numel() >= LEAST
+        and is_large_map(x)
         and x.shape[1] == plain[0].in_channels
-        and x.is_contiguous(memory_format=torch.channels_last)
         and computed_in(x) in DTYPES
         and kernels.load(*HEADERS) is not None
     )

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from . import kernels
-from .plain import is_dual, is_plain, is_transformed
+from .kernels import DTYPES
+from .plain import is_dual, is_large_map, is_plain, is_transformed
 
 __all__ = ["HEADERS", "normalise"]
 
 HEADERS = ("vectors.h", "norms.h")
-LEAST = 1 << 17  # numbers of a map, below which calling costs more than is saved
 CHANNELS = 16  # a multiple of which the kernels want: the widest vector
 
 
@@ -51,13 +51,11 @@ def _is_ours(x: Tensor, norm: nn.Module, relu: nn.Module | None, shortcut: Tenso
         and is_plain(norm)
         and (relu is None or (type(relu) is nn.ReLU and is_plain(relu)))
         and _has_statistics(norm)
-        and x.dim() == 4
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and x.numel() >= LEAST
+        and is_large_map(x)
+        and x.dtype in DTYPES
         and x.numel() > x.shape[1]
         and x.shape[1] == norm.num_features
         and x.shape[1] % CHANNELS == 0
-        and x.is_contiguous(memory_format=torch.channels_last)
         and (shortcut is None or _is_alike(shortcut, x))
         and kernels.load(*HEADERS) is not None
     )
@@ -114,7 +112,7 @@ def _call(entry: str, x: Tensor, tensors: dict[str, Tensor | None], **numbers: A
     compiled = kernels.load(*HEADERS)
     assert compiled is not None
     pointers = {name: t.data_ptr() for name, t in tensors.items() if t is not None}
-    channels, dtype = x.shape[1], str(x.dtype).removeprefix("torch.")
+    channels = x.shape[1]
     call = _Call(
         x=x.data_ptr(),
         rows=x.numel() // channels,
@@ -123,7 +121,7 @@ def _call(entry: str, x: Tensor, tensors: dict[str, Tensor | None], **numbers: A
         **pointers,
         **numbers,
     )
-    getattr(compiled, f"{entry}_{dtype}")(ctypes.byref(call))
+    getattr(compiled, f"{entry}_{DTYPES[x.dtype]}")(ctypes.byref(call))
 
 
 class _Normalise(torch.autograd.Function):

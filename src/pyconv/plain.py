@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn.modules import module as hooks
 
-__all__ = ["is_dual", "is_plain", "is_transformed"]
+__all__ = ["is_dual", "is_large_map", "is_plain", "is_transformed"]
+
+LEAST = 1 << 17  # numbers of a map, below which calling costs more than is saved
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -30,6 +32,16 @@ def is_transformed(x: Tensor) -> bool:
         or torch._C._are_functorch_transforms_active()
         or type(x) is not Tensor
         or is_dual(x)
+    )
+
+
+def is_large_map(x: Tensor) -> bool:
+    """Whether ``x`` is a map that lies channels-last on the CPU, worth another way."""
+    return (
+        x.dim() == 4
+        and x.is_cpu
+        and x.numel() >= LEAST
+        and x.is_contiguous(memory_format=torch.channels_last)
     )
 
 

@@ -8,12 +8,10 @@ from torch.nn import functional as F
 
 from . import kernels
 from .convolution import TILES, computed_in
-from .direct import DTYPES
-from .plain import is_plain, is_transformed
+from .kernels import DTYPES
+from .plain import is_large_map, is_plain, is_transformed
 
 __all__ = ["pointwise"]
-
-LEAST = 1 << 17  # numbers of a map, below which nothing is won
 
 
 def pointwise(x: Tensor, conv: nn.Module) -> Tensor:
@@ -46,10 +44,7 @@ def _is_product(x: Tensor, conv: nn.Module) -> bool:
         and conv.groups == 1
         and conv.weight.requires_grad
         and is_plain(conv)
-        and x.dim() == 4
-        and x.is_cpu
-        and x.numel() >= LEAST
+        and is_large_map(x)
         and x.shape[1] == conv.in_channels
-        and x.is_contiguous(memory_format=torch.channels_last)
         and computed_in(x) in DTYPES
     )

@@ -12,8 +12,11 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["build", "disabled", "enabled", "load"]
+import torch
 
+__all__ = ["DTYPES", "build", "disabled", "enabled", "load"]
+
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # and how entries end
 _enabled = True
 
 
