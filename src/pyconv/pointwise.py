@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from . import kernels
 from .convolution import TILES, computed_in
-from .kernels import DTYPES
 from .plain import is_large_map, is_plain, is_transformed
 
 __all__ = ["pointwise"]
@@ -17,9 +16,9 @@ __all__ = ["pointwise"]
 def pointwise(x: Tensor, conv: nn.Module) -> Tensor:
     """``conv(x)``: ``[N, in, H, W]`` -> ``[N, out, H, W]``.
 
-    In training oneDNN brings the weight of a convolution, and in bfloat16 all its tensors, to
-    another layout in every call, there and back. Where a processor multiplies matrices that costs
-    more than the product, which a channels-last map is ready for. Measured with AMX only.
+    In training oneDNN brings the tensors of a convolution to another layout in every call, there
+    and back. In bfloat16 on a processor that multiplies matrices (AMX) that costs more than the
+    product, for which a channels-last map lies ready; in float32 nothing is won.
     """
     if not _is_product(x, conv):
         out: Tensor = conv(x)
@@ -46,5 +45,5 @@ def _is_product(x: Tensor, conv: nn.Module) -> bool:
         and is_plain(conv)
         and is_large_map(x)
         and x.shape[1] == conv.in_channels
-        and computed_in(x) in DTYPES
+        and computed_in(x) == torch.bfloat16
     )
