@@ -21,7 +21,7 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # C
 # glibc's mallopt(): parameters, the values that keep all, and those it comes to by itself.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: -1}
-LARGE, MADV_HUGEPAGE = 2 << 20, 14
+LARGE, MADV_HUGEPAGE, MADV_NOHUGEPAGE = 2 << 20, 14, 15
 USUAL = {MMAP_MAX: 1 << 16, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
 
 
@@ -31,7 +31,8 @@ def kept() -> Iterator[None]:
 
     A step asks for the same memory as the one before it. The C library gives large blocks back to
     the system in between, which clears every page anew: a tenth of a training step on the CPU. What
-    a process needs at most stays the same. Without glibc on Linux nothing happens.
+    a process needs at most stays the same, and all is given back in the end. Without glibc on Linux
+    nothing happens.
     """
     libc = _glibc()
     if libc is None:
@@ -39,12 +40,14 @@ def kept() -> Iterator[None]:
         return
     for parameter, value in KEEPING.items():
         libc.mallopt(parameter, value)
-    _reserve(libc)
+    start, length = _reserve(libc)
     try:
         yield
     finally:
         for parameter, value in USUAL.items():
             libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
+        libc.madvise(start, length, MADV_NOHUGEPAGE)
 
 
 def _glibc() -> ctypes.CDLL | None:
@@ -58,15 +61,20 @@ def _glibc() -> ctypes.CDLL | None:
     return libc
 
 
-def _reserve(libc: ctypes.CDLL) -> None:
-    """Grow the heap by addresses without memory, to be filled by large pages: fewer to look up."""
+def _reserve(libc: ctypes.CDLL) -> tuple[int, int]:
+    """Grow the heap by addresses without memory, to be filled by large pages: fewer to look up.
+
+    Where they begin, and how many they are.
+    """
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     block = libc.malloc(size)
     if block is None:  # the system promises no more than it has
-        return
+        return 0, 0
     start = -(-block // LARGE) * LARGE
-    libc.madvise(start, (block + size - start) // LARGE * LARGE, MADV_HUGEPAGE)
+    length = (block + size - start) // LARGE * LARGE
+    libc.madvise(start, length, MADV_HUGEPAGE)
     libc.free(block)
+    return start, length
 
 
 class Halving:
