@@ -131,6 +131,12 @@ def test_levels_that_are_not_plain_are_called() -> None:
 
 
 @compiled
+def test_a_fork_of_a_single_image_lies_as_it_did() -> None:
+    x = last(1, 64, 56, 56).requires_grad_()
+    assert [one.stride() for one in fork(x)] == [x.stride()] * 2
+
+
+@compiled
 def test_a_fork_adds_up_what_comes_back() -> None:
     x = last(4, 64, 29, 31).requires_grad_()
     one, other = fork(x)
