@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyconv import PyConv2d, kernels, pointwise
+from pyconv import PyConv2d, choice, kernels, pointwise
+from pyconv.convolution import Geometry
 from pyconv.direct import HEADERS
 from pyconv.fork import fork
 from pyconv.layers import pin
+from pyconv.lowering import DIRECT, NATIVE
 
 compiled = pytest.mark.skipif(
     kernels.load(*HEADERS) is None, reason="no compiler here that torch.compile and the kernels use"
@@ -177,3 +179,25 @@ def test_a_product_is_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
         layer.conv.register_forward_hook(lambda module, args, out: out)
         assert name_of(layer(x)) == "ConvolutionBackward0"
     assert name_of(Product()(x)) == "ConvolutionBackward0"  # in float32
+
+
+@compiled
+def test_grouped_levels_of_few_inputs_go_forwards_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a dense level, as in PyConvResNet; where the kernels are known to pay."""
+    known = [choice.Measured.of([8, 2, 7, 1, 56, "direct", "native"])]
+    monkeypatch.setattr(choice, "RULE", {(torch.float32, True, "on_weight"): known})
+    choice._ruled.cache_clear()
+    try:
+        layer, x = PyConv2d(64, 64), last(4, 64, 56, 56)
+        weights = [level.weight for level in layer.levels]
+        geometries = [
+            Geometry(g, (1, 1), (k // 2, k // 2), (1, 1))
+            for g, k in ((1, 3), (4, 5), (8, 7), (16, 9))
+        ]
+        ways = choice.choose_all(x, weights, geometries, [NATIVE, None, None, None])
+        assert [way.forward for way in ways] == [NATIVE, DIRECT, DIRECT, DIRECT]
+        pinned = [NATIVE, NATIVE, None, None]
+        ways = choice.choose_all(x, weights, geometries, pinned)
+        assert [way.forward for way in ways] == [NATIVE, NATIVE, DIRECT, DIRECT]
+    finally:
+        choice._ruled.cache_clear()

@@ -388,7 +388,7 @@ def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
     )
 
 
-MOST_INPUTS = 32  # per group: with more, PyTorch's own convolutions keep their vectors busy
+MOST_INPUTS = 16  # per group: with more, PyTorch's own convolutions keep their vectors busy
 
 
 def choose_all(
@@ -406,10 +406,10 @@ def choose_all(
         Ways(pin, pin, pin) if pin else choose(x, weight, geometry)
         for weight, geometry, pin in rows
     ]
-    if any(DIRECT in way for way in ways) and not any(pinned):
-        few = [n for n, weight in enumerate(weights) if weight.shape[1] <= MOST_INPUTS]
+    if any(DIRECT in way for way in ways):
+        few = [n for n, w in enumerate(weights) if not pinned[n] and w.shape[1] <= MOST_INPUTS]
         problems = (problem_of(x, weights[n], geometries[n], "forward") for n in few)
-        if few and _are_direct(tuple(problems)):
+        if len(few) > 1 and _are_direct(tuple(problems)):
             for n in few:
                 ways[n] = ways[n]._replace(forward=DIRECT)
     return ways
