@@ -19,6 +19,8 @@ inline bool have_tiles() {  // Linux lends their registers to those who ask
 }
 
 struct Bundle {
+  using Levels = std::vector<const Level<Bfloat16>*>;
+
   // Neighbouring columns that are neighbouring channels of one pixel.
   struct Run {
     int64_t line, shift, place, column, count;
@@ -40,7 +42,7 @@ struct Bundle {
   };
 
   const Call<Bfloat16>& call;
-  std::vector<const Level<Bfloat16>*> levels;
+  Levels levels;
   Frame frame;
   int64_t groups, inputs, outputs = 0;  // inputs and outputs of a group, outputs of all levels
   int64_t cell, shifts, lines;   // pixels in a cell; pixels and rows that are columns of one tile
@@ -50,10 +52,10 @@ struct Bundle {
   std::vector<Run> runs;
   Bfloat16* weights = nullptr;  // [groups, rows, depth, sheets, DEPTH / 2, SIDE, 2]
 
-  Bundle(const Call<Bfloat16>& call, std::vector<const Level<Bfloat16>*> alike)
-      : call(call), levels(std::move(alike)), frame(call, levels), groups(levels[0]->groups) {
+  Bundle(const Call<Bfloat16>& call, Levels together)
+      : call(call), levels(std::move(together)), frame(call, levels), groups(least(levels)) {
     inputs = call.channels / groups;
-    for (auto* level : levels) outputs += level->per_group();
+    for (auto* level : levels) outputs += level->outputs / groups;
     cell = std::max<int64_t>(1, DEPTH / inputs);
     shifts = std::max<int64_t>(1, cell / call.stride_x);
     lines = std::max<int64_t>(1, std::min(SIDE / (outputs * shifts), call.out_height));
@@ -72,6 +74,21 @@ struct Bundle {
     return inputs % DEPTH == 0 || (DEPTH % inputs == 0 && next % DEPTH == 0);
   }
 
+  // Of levels with more groups, several are taken for one, most of whose weights are zero then.
+  static int64_t least(const Levels& levels) {
+    int64_t groups = levels.front()->groups;
+    for (auto* level : levels) groups = std::min(groups, level->groups);
+    return groups;
+  }
+
+  // What it takes, in cells to pack: a product of two tiles takes about as long as two of them.
+  int64_t cost() const {
+    const int64_t bands = (call.out_height - 1) / lines + 1;
+    const int64_t units = (bands * across - 1) / SIDE + 1;
+    const int64_t packed = (bands * planes + frame.reach_y) * width * call.channels / DEPTH;
+    return call.images * (2 * groups * units * rows * depth * sheets + packed) + size() / DEPTH;
+  }
+
   int64_t size() const { return groups * rows * depth * sheets * DEPTH * SIDE; }
 
   void prepare(Bfloat16* room) {
@@ -80,36 +97,71 @@ struct Bundle {
       for (int64_t shift = 0; shift < shifts; ++shift)
         for (auto* level : levels) {
           const int64_t place = (line * call.out_width + shift) * call.out_channels + level->first;
-          runs.push_back({line, shift, place, column, level->per_group()});
-          column += level->per_group();
+          runs.push_back({line, shift, place, column, level->outputs / groups});
+          column += level->outputs / groups;
         }
   }
 
-  // The weights of a group, in the order in which multiply() reads them.
-  void fill(int64_t group) const {
-    Bfloat16* tiles = weights + group * (size() / groups);
-    std::memset(tiles, 0, size() / groups * sizeof(Bfloat16));
-    const int64_t piece = std::min<int64_t>(inputs, DEPTH);  // inputs of a pixel in one tile
+  // The weights of a group for a row of input, in the order in which multiply() reads them.
+  void fill(int64_t group, int64_t row) const {
+    const uint32_t count = depth * sheets * DEPTH * SIDE;
+    Bfloat16* tiles = weights + (group * rows + row) * count;
+    std::memset(tiles, 0, count * sizeof(Bfloat16));
     for (size_t n = 0; n < runs.size(); ++n) {
       const Run& run = runs[n];
       const Level<Bfloat16>& level = *levels[n % levels.size()];
-      const int64_t area = level.height * level.width;
-      const int64_t top = run.line * call.stride_y + frame.pad_y - level.pad_y;
+      const int64_t area = level.height * level.width, own = call.channels / level.groups;
+      const int64_t down = row - run.line * call.stride_y - frame.pad_y + level.pad_y;
+      const int64_t y = down / call.dilation_y;
+      if (down < 0 || down % call.dilation_y || y >= level.height) continue;
       const int64_t left = run.shift * call.stride_x + frame.pad_x - level.pad_x;
       for (int64_t o = 0; o < run.count; ++o) {
-        const int64_t column = run.column + o;
-        const Bfloat16* w = level.weight + (group * run.count + o) * inputs * area;
-        for (int64_t tap = 0; tap < area; ++tap, ++w) {
-          const int64_t row = top + tap / level.width * call.dilation_y;
-          int64_t at = (left + tap % level.width * call.dilation_x) * inputs;
-          for (int64_t c = 0; c < inputs; c += piece, at += piece) {
-            const int64_t tile = (row * depth + at / DEPTH) * sheets + column / SIDE;
-            Bfloat16* to = tiles + (tile * DEPTH + at % DEPTH / 2 * 2) * SIDE + column % SIDE * 2;
-            for (int64_t i = 0; i < piece; ++i)
-              to[(at % 2 + i) / 2 * 2 * SIDE + (at % 2 + i) % 2] = w[(c + i) * area];
+        const int64_t output = group * run.count + o;
+        const int64_t skipped = output / level.per_group() * own - group * inputs;
+        const Bfloat16* w = level.weight + output * own * area + y * level.width;
+        const uint32_t column = run.column + o;
+        for (int64_t q = 0; q < level.width; ++q, ++w) {
+          const uint32_t at = (left + q * call.dilation_x) * inputs + skipped;
+          for (uint32_t c = 0; c < own; ++c) {
+            const uint32_t tile = (at + c) / DEPTH * sheets + column / SIDE;
+            const uint32_t pair = tile * DEPTH / 2 + (at + c) % DEPTH / 2;
+            tiles[(pair * SIDE + column % SIDE) * 2 + (at + c) % 2] = w[c * area];
           }
         }
       }
+    }
+  }
+
+  static void clear(Bfloat16* to, int64_t count) {  // few, so that a call would cost more
+    for (; count > 0; count -= DEPTH, to += DEPTH)
+      _mm512_mask_storeu_epi16(to, count < DEPTH ? (1u << count) - 1 : ~0u, _mm512_setzero_si512());
+  }
+
+  // Pixels of so many groups become groups of so many pixels, each a cell.
+  template <int CELL>
+  static void turn(__m512i* cells) {
+    if constexpr (CELL == 8) {
+      __m512i even[4], odd[4];
+      for (int k = 0; k < 4; ++k) {
+        even[k] = _mm512_unpacklo_epi64(cells[2 * k], cells[2 * k + 1]);
+        odd[k] = _mm512_unpackhi_epi64(cells[2 * k], cells[2 * k + 1]);
+      }
+      turn<4>(even);
+      turn<4>(odd);
+      for (int k = 0; k < 4; ++k) cells[2 * k] = even[k], cells[2 * k + 1] = odd[k];
+    } else if constexpr (CELL == 4) {
+      const __m512i a = _mm512_shuffle_i64x2(cells[0], cells[1], 0x44);
+      const __m512i b = _mm512_shuffle_i64x2(cells[0], cells[1], 0xee);
+      const __m512i c = _mm512_shuffle_i64x2(cells[2], cells[3], 0x44);
+      const __m512i d = _mm512_shuffle_i64x2(cells[2], cells[3], 0xee);
+      cells[0] = _mm512_shuffle_i64x2(a, c, 0x88);
+      cells[1] = _mm512_shuffle_i64x2(a, c, 0xdd);
+      cells[2] = _mm512_shuffle_i64x2(b, d, 0x88);
+      cells[3] = _mm512_shuffle_i64x2(b, d, 0xdd);
+    } else {
+      const __m512i a = _mm512_shuffle_i64x2(cells[0], cells[1], 0x44);
+      cells[1] = _mm512_shuffle_i64x2(cells[0], cells[1], 0xee);
+      cells[0] = a;
     }
   }
 
@@ -126,17 +178,36 @@ struct Bundle {
       const int64_t beside = (width - right) * count;
       Bfloat16* line = strip.packed + (r % planes * strip.height + r / planes) * width * count;
       for (int64_t g = 0; g < together; ++g) {
-        std::memset(line + g * strip.pitch, 0, left * count * sizeof(Bfloat16));
-        std::memset(line + g * strip.pitch + right * count, 0, beside * sizeof(Bfloat16));
+        clear(line + g * strip.pitch, left * count);
+        clear(line + g * strip.pitch + right * count, beside);
       }
       if (empty) continue;
       const Bfloat16* pixel = call.pixel(strip.n, y, left - frame.pad_x) + group * count;
-      for (int64_t q = left; q < right; ++q, pixel += call.channels) {
-        __builtin_prefetch(pixel + 24 * call.channels);  // farther apart than processors foresee
-        Bfloat16* to = line + q * count;
-        for (int64_t g = 0; g < together; ++g)
-          std::memcpy(to + g * strip.pitch, pixel + g * count, count * sizeof(Bfloat16));
+      if (count == call.channels) {
+        std::memcpy(line + left * count, pixel, (right - left) * count * sizeof(Bfloat16));
+        continue;
       }
+      int64_t q = left;
+      const auto next_pixel = [&] {
+        __builtin_prefetch(pixel + 24 * call.channels);  // farther apart than processors foresee
+        for (int64_t g = 0; g < together; ++g)
+          std::memcpy(line + g * strip.pitch + q * count, pixel + g * count,
+                      count * sizeof(Bfloat16));
+        pixel += call.channels;
+        ++q;
+      };
+      if constexpr (INPUTS > 0) {
+        constexpr int CELL = DEPTH / INPUTS;  // pixels, and groups
+        while (q < right && q % CELL) next_pixel();
+        for (; together == CELL && q + CELL <= right; q += CELL, pixel += CELL * call.channels) {
+          __m512i cells[CELL];
+          for (int k = 0; k < CELL; ++k) cells[k] = _mm512_loadu_si512(pixel + k * call.channels);
+          turn<CELL>(cells);
+          for (int g = 0; g < CELL; ++g)
+            _mm512_storeu_si512(line + g * strip.pitch + q * INPUTS, cells[g]);
+        }
+      }
+      while (q < right) next_pixel();
     }
     // Behind it lies what an earlier call left there: if NaN, it would not vanish with a zero.
     const int64_t end_of_group = planes * strip.height * width * count;
@@ -302,12 +373,35 @@ struct Bundle {
   }
 };
 
+// The levels that are computed together: all of as many groups, or of more where that pays.
+inline std::vector<Bundle::Levels> bundled(const Call<Bfloat16>& call) {
+  auto lists = sorted(call, [](auto& a, auto& b) { return a.groups == b.groups; });
+  const auto cost = [&](const Bundle::Levels& levels) {
+    const Bundle bundle(call, levels);
+    return bundle.fits() ? double(bundle.cost()) : HUGE_VAL;
+  };
+  const auto pays = [&](const Bundle::Levels& few, const Bundle::Levels& many) {
+    if (&few == &many || Bundle::least(many) % Bundle::least(few)) return false;
+    Bundle::Levels all = few;
+    all.insert(all.end(), many.begin(), many.end());
+    return cost(all) < cost(few) + cost(many);
+  };
+  for (size_t n = 0; n < lists.size(); ++n) {
+    auto& few = lists[n];
+    auto many = std::find_if(lists.begin(), lists.end(), [&](auto& l) { return pays(few, l); });
+    if (many == lists.end()) continue;
+    few.insert(few.end(), many->begin(), many->end());
+    lists.erase(many);
+    n = -1;  // from the start
+  }
+  return lists;
+}
+
 // Whether the levels fit; computes them if there is something to compute.
 inline bool by_tiles(const Call<Bfloat16>& call) {
   if (!have_tiles()) return false;
   std::vector<Bundle> bundles;
-  for (auto& alike : sorted(call, [](auto& a, auto& b) { return a.groups == b.groups; }))
-    bundles.emplace_back(call, alike);
+  for (auto& list : bundled(call)) bundles.emplace_back(call, list);
   for (const auto& bundle : bundles)
     if (!bundle.fits()) return false;
   if (!call.x) return true;
@@ -332,9 +426,11 @@ inline bool by_tiles(const Call<Bfloat16>& call) {
 #pragma omp parallel num_threads(call.threads)
   {
     for (const auto& bundle : bundles) {
-#pragma omp for
-      for (int64_t group = 0; group < bundle.groups; ++group) bundle.fill(group);
+#pragma omp for collapse(2) nowait
+      for (int64_t group = 0; group < bundle.groups; ++group)
+        for (int64_t row = 0; row < bundle.rows; ++row) bundle.fill(group, row);
     }
+#pragma omp barrier
     Bfloat16 *packed = room<Bfloat16>(1, packed_size), *summed = room<Bfloat16>(2, summed_size);
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t n = 0; n < call.images; ++n)
