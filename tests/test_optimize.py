@@ -249,3 +249,15 @@ def test_compiled_and_frozen() -> None:
         out = twin(x)["layer1"]
         assert not out.requires_grad
         assert error(out, body(x)["layer1"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_many_compiled_models_do_not_take_each_others_place() -> None:
+    models = [settled(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4))) for _ in range(3)]
+    x = torch.randn(2, 2, 5, 5)
+    limit = torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True)
+    with limit:  # as with many more models without it
+        fast = [optimize(model, compile=True) for model in models]
+        for _ in range(2):
+            for one, model in zip(fast, models, strict=True):
+                assert error(one(x), model(x)) < 1e-5

@@ -22,7 +22,6 @@ from .prepared import (
     Conv,
     Convert,
     ConvertBack,
-    Converting,
     DirectPyramid,
     Frozen,
     PreparedConv,
@@ -114,7 +113,7 @@ def optimize(
             fast = _replace(fast, name, pyramid)
     back = ConvertBack(asked if dtype is not None and dtype != asked else None)
     if compile:
-        return Frozen(Converting(fast, convert, back))
+        return Frozen(fast, convert, back)
     fast.register_forward_pre_hook(convert)
     if back.dtype is not None:
         fast.register_forward_hook(back)

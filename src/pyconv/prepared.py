@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from itertools import count
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,6 @@ __all__ = [
     "Conv",
     "Convert",
     "ConvertBack",
-    "Converting",
     "DirectPyramid",
     "Frozen",
     "PreparedConv",
@@ -103,45 +104,57 @@ def _bias(conv: Conv) -> Tensor:
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
-class Converting(nn.Module):
-    """What the hooks do, written out: torch.compile makes a program of its own of each hook."""
+class Frozen(nn.Module):
+    """A module run through ``torch.compile`` with its weights frozen; also after loading it."""
 
     def __init__(self, module: nn.Module, convert: Convert, back: ConvertBack) -> None:
         super().__init__()
         self.module = module
         self.convert = convert
         self.back = back
-
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        return self.back.all(self.module(*self.convert.all(inputs), **options))
-
-
-class Frozen(nn.Module):
-    """A module run through ``torch.compile`` with its weights frozen; also after loading it."""
-
-    def __init__(self, module: Converting) -> None:
-        super().__init__()
-        self.module = module
-        self.module.compile()
         # The calls from one kernel to the next in C++ as well.
         self.on_cpu = all(p.device.type == "cpu" for p in module.parameters())
+        self._run = _compiled(module, back)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_run"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.module.compile()  # which is not saved with it
+        self._run = _compiled(self.module, self.back)
 
     def __getattr__(self, name: str) -> Any:  # such as channels, which a detector asks for
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(cast(Any, super().__getattr__("module")).module, name)
+            return getattr(super().__getattr__("module"), name)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         from torch._inductor import config  # takes a second to import
 
         # Tracing has to see them as well: as options of torch.compile they do not take effect.
         with torch.no_grad(), config.patch(freezing=True, cpp_wrapper=self.on_cpu):
-            return self.module(*inputs, **options)
+            return self._run(*self.convert.all(inputs), **options)
+
+
+def _compiled(module: nn.Module, back: ConvertBack) -> Callable[..., Any]:
+    """``module``, compiled when first called, as a function with code of its own.
+
+    PyTorch keeps its programs with the code that they were made of, eight at most, and for each
+    call looks for the one that fits: models that share their code would take them from each other.
+    """
+
+    def run(*inputs: Any, **options: Any) -> Any:
+        return back.all(module(*inputs, **options))
+
+    code = run.__code__.replace(co_name=f"frozen_{next(_numbers)}")
+    own = FunctionType(code, globals(), closure=run.__closure__)
+    # Nobody asks whether the module has changed: its weights are part of the program.
+    ask = torch.compiler.skip_guard_on_all_nn_modules_unsafe
+    return torch.compile(own, options={"guard_filter_fn": ask})
+
+
+_numbers = count()
 
 
 class Convert:
@@ -160,12 +173,10 @@ class Convert:
     def one(self, x: Any) -> Any:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return x
-        layout = (
-            torch.channels_last
-            if self.images and x.dim() == 4 and x.shape[1] > 1
-            else torch.preserve_format
-        )
-        return x.to(self.dtype or x.dtype, memory_format=layout)
+        x = x.to(self.dtype or x.dtype)  # PyTorch is twice as fast at each as at both at once
+        if self.images and x.dim() == 4 and x.shape[1] > 1:
+            return x.contiguous(memory_format=torch.channels_last)
+        return x
 
 
 class ConvertBack:
