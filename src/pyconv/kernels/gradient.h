@@ -19,7 +19,7 @@ struct Gradient : Lanes<T> {
   using Lanes<T>::together;
   using Lanes<T>::span;
   using Lanes<T>::width;
-  Ints channel_of;               // of a lane
+  Ints from;                     // channel of a lane
   std::vector<int64_t> offsets;  // of each level's sums: [blocks, height, width, inputs]
   int64_t count = 0;
 
@@ -27,7 +27,7 @@ struct Gradient : Lanes<T> {
 
   void prepare() {
     this->arrange();
-    for (int lane = 0; lane < LANES; ++lane) channel_of[this->order[lane]] = lane;
+    for (int lane = 0; lane < LANES; ++lane) from[this->order[lane]] = lane;
     for (auto* level : levels) {
       offsets.push_back(count);
       count += blocks * this->taps(*level);
@@ -58,12 +58,17 @@ struct Gradient : Lanes<T> {
       if (taps) sum_of<COUNT / 2, GROUPS>(taps, x, grad, to);
   }
 
+  int64_t packed_rows(int64_t rows) const { return (rows - 1) * call.stride_y + frame.reach_y; }
+
   // Rows y0 to y1 of the gradient of an image.
   void compute(int64_t n, int64_t y0, int64_t y1, float* packed, Floats* sums) const {
-    Floats* grad = reinterpret_cast<Floats*>(packed + this->packed_rows(y1 - y0) * width * span);
-    for (int64_t b = 0; b < blocks; ++b) {
-      if (b == 0 || this->group_of(b) != this->group_of(b - 1))
-        this->pack(n, b, y0 * call.stride_y - frame.pad_y, this->packed_rows(y1 - y0), packed);
+    const int64_t rows = packed_rows(y1 - y0), top = y0 * call.stride_y - frame.pad_y;
+    Floats* grad = reinterpret_cast<Floats*>(packed + rows * width * span);
+    for (int64_t b = 0, last = -1; b < blocks; ++b) {
+      const int64_t channel = this->channel_of(b);
+      for (int64_t r = 0; channel != last && r < rows; ++r)
+        this->pack(n, top + r, channel, packed + r * width * span);
+      last = channel;
       for (size_t l = 0; l < levels.size(); ++l) {
         const Level<T>& level = *levels[l];
         // Beside each other as long as no dilation lies between the taps.
@@ -73,7 +78,7 @@ struct Gradient : Lanes<T> {
         for (int64_t y = y0; y < y1; ++y) {
           for (int64_t q = 0; q < call.out_width; ++q)
             grad[q] = __builtin_shuffle(load(call.output(n, y, q) + level.first + b * LANES),
-                                        channel_of);
+                                        from);
           Floats* to = sums + offsets[l] + b * this->taps(level);
           for (int64_t k = 0; k < level.height; ++k)
             for (int64_t run = 0; run < runs; ++run, to += line / runs) {

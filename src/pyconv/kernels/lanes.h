@@ -49,6 +49,7 @@ struct Lanes {
   Frame frame;
   int64_t inputs, per_group, blocks;
   int64_t together, span, width;  // groups of a block; their inputs; pixels of a packed row
+  int64_t line;                   // numbers of a row with all channels: [channels / span, width, span]
   std::vector<Floats*> weights;   // of each level: [blocks, height, width, inputs]
   std::vector<Pick> picks;        // [span / LANES]
   Ints order;                     // of the lanes: outputs first, then groups; back to channels
@@ -62,7 +63,8 @@ struct Lanes {
         blocks(levels[0]->outputs / LANES),
         together(std::max<int64_t>(1, LANES / per_group)),
         span(together * inputs),
-        width((call.out_width - 1) * call.stride_x + frame.reach_x) {}
+        width((call.out_width - 1) * call.stride_x + frame.reach_x),
+        line(width * call.channels) {}
 
   bool fits() const {
     const bool whole = per_group < LANES ? LANES % per_group == 0 : per_group % LANES == 0;
@@ -105,39 +107,35 @@ struct Lanes {
     return room;
   }
 
-  int64_t group_of(int64_t block) const { return block * LANES / per_group; }
+  int64_t channel_of(int64_t block) const { return block * LANES / per_group * inputs; }
 
-  // [rows, width, inputs, together], zero where the map ends.
-  void pack(int64_t n, int64_t block, int64_t top, int64_t rows, float* packed) const {
-    const int64_t vectors = span / LANES, end = std::min(width, call.width + frame.pad_x);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t y = top + r;
-      const bool empty = y < 0 || y >= call.height;
-      const int64_t left = empty ? width : std::min(frame.pad_x, width);
-      const int64_t right = empty ? width : end;
-      float* to = packed + r * width * span;
-      std::memset(to, 0, left * span * sizeof(float));
-      std::memset(to + right * span, 0, (width - right) * span * sizeof(float));
-      if (empty) continue;
-      to += left * span;
-      const T* pixel = call.pixel(n, y, left - frame.pad_x) + group_of(block) * inputs;
-      for (int64_t q = left; q < right; ++q, to += span, pixel += call.channels) {
-        if (picks.empty()) {
-          for (int64_t v = 0; v < vectors; ++v) store(to + v * LANES, load(pixel + v * LANES));
-        } else if (vectors == 1) {
-          store(to, __builtin_shuffle(load(pixel), picks[0].pair[0]));
-        } else if (vectors == 2) {
-          const Floats a = load(pixel), b = load(pixel + LANES);
-          store(to, __builtin_shuffle(a, b, picks[0].pair[0]));
-          store(to + LANES, __builtin_shuffle(a, b, picks[1].pair[0]));
-        } else {
-          const Floats a = load(pixel), b = load(pixel + LANES), c = load(pixel + 2 * LANES);
-          const Floats d = vectors == 3 ? c : load(pixel + 3 * LANES);
-          for (int64_t v = 0; v < vectors; ++v) {
-            const Floats low = __builtin_shuffle(a, b, picks[v].pair[0]);
-            const Floats high = __builtin_shuffle(c, d, picks[v].pair[1]);
-            store(to + v * LANES, __builtin_shuffle(low, high, picks[v].join));
-          }
+  // A row of an image, `span` channels: [width, inputs, together], zero beside the map.
+  void pack(int64_t n, int64_t y, int64_t channel, float* packed) const {
+    const int64_t vectors = span / LANES;
+    const bool empty = y < 0 || y >= call.height;
+    const int64_t left = empty ? width : std::min(frame.pad_x, width);
+    const int64_t right = empty ? width : std::min(width, call.width + frame.pad_x);
+    std::memset(packed, 0, left * span * sizeof(float));
+    std::memset(packed + right * span, 0, (width - right) * span * sizeof(float));
+    if (empty) return;
+    float* to = packed + left * span;
+    const T* pixel = call.pixel(n, y, left - frame.pad_x) + channel;
+    for (int64_t q = left; q < right; ++q, to += span, pixel += call.channels) {
+      if (picks.empty()) {
+        for (int64_t v = 0; v < vectors; ++v) store(to + v * LANES, load(pixel + v * LANES));
+      } else if (vectors == 1) {
+        store(to, __builtin_shuffle(load(pixel), picks[0].pair[0]));
+      } else if (vectors == 2) {
+        const Floats a = load(pixel), b = load(pixel + LANES);
+        store(to, __builtin_shuffle(a, b, picks[0].pair[0]));
+        store(to + LANES, __builtin_shuffle(a, b, picks[1].pair[0]));
+      } else {
+        const Floats a = load(pixel), b = load(pixel + LANES), c = load(pixel + 2 * LANES);
+        const Floats d = vectors == 3 ? c : load(pixel + 3 * LANES);
+        for (int64_t v = 0; v < vectors; ++v) {
+          const Floats low = __builtin_shuffle(a, b, picks[v].pair[0]);
+          const Floats high = __builtin_shuffle(c, d, picks[v].pair[1]);
+          store(to + v * LANES, __builtin_shuffle(low, high, picks[v].join));
         }
       }
     }
@@ -163,23 +161,24 @@ struct Lanes {
       }
   }
 
-  // COUNT neighbouring pixels of a row of the output and, `apart` rows of taps on, of the next one.
+  // COUNT neighbouring pixels of a row of the output and, `apart` rows of taps on, of the next one;
+  // the first of them begins at number x of each of the packed rows.
   template <int COUNT, int GROUPS>
-  void sum(const Level<T>& level, const float* x, const Floats* w, Floats bias, int64_t apart,
-           Floats (*out)[PIXELS]) const {
-    const int64_t height = level.height, line = level.width * inputs;
+  void sum(const Level<T>& level, const float* const* packed, int64_t x, const Floats* w,
+           Floats bias, int64_t apart, Floats (*out)[PIXELS]) const {
+    const int64_t height = level.height, row = level.width * inputs;
     Floats sums[2][COUNT];
     for (auto& row : sums)
       for (auto& one : row) one = bias;
-    for (int64_t k = 0; k < height + apart; ++k, x += call.dilation_y * width * span) {
-      const Floats *upper = w + k * line, *lower = upper - apart * line;
+    for (int64_t k = 0; k < height + apart; ++k, packed += call.dilation_y) {
+      const Floats *upper = w + k * row, *lower = upper - apart * row;
       const bool above = k < height, below = apart && k >= apart;
       if (above && below)
-        add<COUNT, GROUPS, true, true>(x, upper, lower, level.width, sums);
+        add<COUNT, GROUPS, true, true>(*packed + x, upper, lower, level.width, sums);
       else if (above)
-        add<COUNT, GROUPS, true, false>(x, upper, lower, level.width, sums);
+        add<COUNT, GROUPS, true, false>(*packed + x, upper, lower, level.width, sums);
       else if (below)
-        add<COUNT, GROUPS, false, true>(x, upper, lower, level.width, sums);
+        add<COUNT, GROUPS, false, true>(*packed + x, upper, lower, level.width, sums);
     }
     for (int j = 0; j < 2; ++j)
       for (int i = 0; i < COUNT; ++i) out[j][i] = sums[j][i];
@@ -196,39 +195,61 @@ struct Lanes {
     }
   }
 
-  int64_t packed_rows(int64_t rows) const { return (rows - 1) * call.stride_y + frame.reach_y; }
-
-  // Rows y0 to y1 of the output of an image.
-  void compute(int64_t n, int64_t y0, int64_t y1, float* packed) const {
-    const bool pairs = call.stride_y % call.dilation_y == 0;
-    for (int64_t b = 0; b < blocks; ++b) {
-      if (b == 0 || group_of(b) != group_of(b - 1))
-        pack(n, b, y0 * call.stride_y - frame.pad_y, packed_rows(y1 - y0), packed);
+  // Rows y to y + step of the output of an image, from the packed rows that they want.
+  void compute(int64_t n, int64_t y, int64_t step, const float* const* packed) const {
+    const int64_t apart = step == 2 ? call.stride_y / call.dilation_y : 0;
+    for (int64_t b = 0; b < blocks; ++b)
       for (size_t l = 0; l < levels.size(); ++l) {
         const Level<T>& level = *levels[l];
-        const int64_t corner = (frame.pad_y - level.pad_y) * width + frame.pad_x - level.pad_x;
-        const float* x = packed + corner * span;
+        const float* const* rows = packed + frame.pad_y - level.pad_y;
+        const int64_t corner = channel_of(b) * width + (frame.pad_x - level.pad_x) * span;
         Floats bias{};
         if (level.bias)
           for (int c = 0; c < LANES; ++c) bias[order[c]] = number(level.bias[b * LANES + c]);
-        for (int64_t y = y0, step; y < y1; y += step, x += step * call.stride_y * width * span) {
-          step = pairs && y + 1 < y1 ? 2 : 1;
-          const int64_t apart = step == 2 ? call.stride_y / call.dilation_y : 0;
-          for (int64_t q = 0, count; q < call.out_width; q += count) {
-            for (count = PIXELS; count > call.out_width - q;) count /= 2;
-            Floats sums[2][PIXELS];
-            sum_of<PIXELS, LANES>(count, level, x + q * call.stride_x * span,
-                                  weights[l] + b * taps(level), bias, apart, sums);
-            for (int64_t j = 0; j < step; ++j)
-              for (int64_t i = 0; i < count; ++i) {
-                const Floats v = __builtin_shuffle(sums[j][i], order);
-                store(call.output(n, y + j, q + i) + level.first + b * LANES,
-                      call.relu ? rectified(v) : v);
-              }
-          }
+        for (int64_t q = 0, count; q < call.out_width; q += count) {
+          for (count = PIXELS; count > call.out_width - q;) count /= 2;
+          Floats sums[2][PIXELS];
+          sum_of<PIXELS, LANES>(count, level, rows, corner + q * call.stride_x * span,
+                                weights[l] + b * taps(level), bias, apart, sums);
+          for (int64_t j = 0; j < step; ++j)
+            for (int64_t i = 0; i < count; ++i) {
+              const Floats v = __builtin_shuffle(sums[j][i], order);
+              store(call.output(n, y + j, q + i) + level.first + b * LANES,
+                    call.relu ? rectified(v) : v);
+            }
         }
       }
-    }
+  }
+
+  // The rows of input that two rows of output want.
+  int64_t held() const { return frame.reach_y + call.stride_y; }
+};
+
+// The packed rows that are wanted now, in a ring: each row is packed once for all that want it.
+template <typename T>
+struct Window {
+  const Lanes<T>& lanes;
+  float* ring;
+  int64_t first, next;  // row of input: that with which the ring began, that to pack next
+  std::vector<const float*> rows;
+
+  Window(const Lanes<T>& lanes, float* ring, int64_t y)
+      : lanes(lanes),
+        ring(ring),
+        first(y * lanes.call.stride_y - lanes.frame.pad_y),
+        next(first),
+        rows(lanes.held()) {}
+
+  float* place(int64_t y) const { return ring + (y - first) % lanes.held() * lanes.line; }
+
+  void compute(int64_t n, int64_t y, int64_t step) {
+    const int64_t top = y * lanes.call.stride_y - lanes.frame.pad_y;
+    const int64_t end = top + lanes.frame.reach_y + (step - 1) * lanes.call.stride_y;
+    for (next = std::max(next, top); next < end; ++next)
+      for (int64_t channel = 0; channel < lanes.call.channels; channel += lanes.span)
+        lanes.pack(n, next, channel, place(next) + channel * lanes.width);
+    for (int64_t row = top; row < end; ++row) rows[row - top] = place(row);
+    lanes.compute(n, y, step, rows.data());
   }
 };
 
@@ -245,27 +266,33 @@ bool by_lanes(const Call<T>& call) {
   for (const auto& lanes : all)
     if (!lanes.fits()) return false;
   if (!call.x) return true;
-  int64_t row = 0, reach = 0, most = 0, weights = 0;
-  for (const auto& lanes : all)
+  int64_t weights = 0, rings = 0;
+  for (const auto& lanes : all) {
     for (auto* level : lanes.levels) weights += lanes.blocks * lanes.taps(*level);
-  Floats* prepared = room<Floats>(0, weights);
-  for (auto& lanes : all) {
-    prepared = lanes.prepare(prepared);
-    row = std::max(row, lanes.span * lanes.width);
-    reach = std::max(reach, lanes.frame.reach_y);
+    rings += lanes.held() * lanes.line;
   }
-  const int64_t near = NEAR / int64_t(sizeof(float)) / row;  // packed rows
-  const int64_t rows = call.rows_at_once((near - reach) / call.stride_y + 1, 2);
-  for (const auto& lanes : all)
-    most = std::max(most, lanes.packed_rows(rows) * lanes.width * lanes.span);
+  Floats* prepared = room<Floats>(0, weights);
+  for (auto& lanes : all) prepared = lanes.prepare(prepared);
+  const int64_t most = call.stride_y % call.dilation_y == 0 ? 2 : 1;  // rows at once
+  const int64_t rows = call.rows_at_once(call.out_height, most);
 #pragma omp parallel num_threads(call.threads)
   {
-    float* packed = room<float>(1, most);
+    float* packed = room<float>(1, rings);
 #pragma omp for collapse(2) schedule(dynamic)
     for (int64_t n = 0; n < call.images; ++n)
-      for (int64_t y = 0; y < call.out_height; y += rows)
-        for (const auto& lanes : all)
-          lanes.compute(n, y, std::min(call.out_height, y + rows), packed);
+      for (int64_t top = 0; top < call.out_height; top += rows) {
+        const int64_t end = std::min(call.out_height, top + rows);
+        std::vector<Window<T>> windows;
+        float* ring = packed;
+        for (const auto& lanes : all) {
+          windows.emplace_back(lanes, ring, top);
+          ring += lanes.held() * lanes.line;
+        }
+        for (int64_t y = top, step; y < end; y += step) {
+          step = std::min(most, end - y);
+          for (auto& window : windows) window.compute(n, y, step);
+        }
+      }
   }
   return true;
 }
