@@ -21,7 +21,7 @@ from torch import Tensor, library, nn
 
 from pyconv import PyConv2d, kernels, optimize
 from pyconv.convolution import Geometry
-from pyconv.direct import HEADERS, direct, fits, on_weight
+from pyconv.direct import HEADERS, direct, fits, on_weight, prepare
 from pyconv.lowering import native
 from pyconv.prepared import DirectPyramid
 
@@ -75,7 +75,7 @@ def levels(
 
 @st.composite
 def problems(draw: st.DrawFn) -> Levels:
-    channels = draw(st.sampled_from([8, 16, 32, 64, 128]))
+    channels = draw(st.sampled_from([8, 16, 32, 64, 96, 128]))
     groups = st.sampled_from([g for g in (1, 2, 4, 8, 16, 32) if channels % g == 0])
     row = st.tuples(st.sampled_from([16, 32, 48, 64]), st.sampled_from([1, 3, 5, 7, 9]), groups)
     torch.manual_seed(draw(st.integers(0, 2**31)))
@@ -107,6 +107,10 @@ def test_any_levels_together_are_equal_to_the_plain_ones(threads: int, single: L
     half = single.to(torch.bfloat16)
     truth = half.to(torch.float64).plain()
     assert error(direct(*half), truth) < 0.004  # of rounding the sums once
+    for some in (single, half):
+        prepared = prepare(some.weights, some.geometries)
+        assert direct(*some, True, prepared).equal(direct(*some, True))
+        assert direct(*some, True, prepared.new_empty(0)).equal(direct(*some, True))
 
 
 @compiled
@@ -220,12 +224,12 @@ def test_the_operator_keeps_to_the_rules_of_operators() -> None:
     x, weights, biases, geometries = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
     padding = [size for geometry in geometries for size in geometry.padding]
     numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries], True)
-    for image in (x, x.contiguous()):
-        library.opcheck(
-            torch.ops.pyconv.direct.default,
-            (image, weights, biases, *numbers),
-            test_utils=("test_schema", "test_faketensor"),
-        )
+    rules = ("test_schema", "test_faketensor")
+    prepare = torch.ops.pyconv.direct_prepare
+    library.opcheck(prepare.default, (weights, *numbers[:-1]), test_utils=rules)
+    for image, prepared in ((x, None), (x.contiguous(), prepare(weights, *numbers[:-1]))):
+        arguments = (image, weights, biases, *numbers, prepared)
+        library.opcheck(torch.ops.pyconv.direct.default, arguments, test_utils=rules)
 
 
 @compiled

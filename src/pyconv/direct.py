@@ -18,7 +18,7 @@ from . import kernels
 from .convolution import Geometry, conv, conv_gradients
 from .kernels import DTYPES
 
-__all__ = ["HEADERS", "Task", "add_up", "direct", "fits", "on_weight", "on_weights"]
+__all__ = ["HEADERS", "Task", "add_up", "direct", "fits", "on_weight", "on_weights", "prepare"]
 
 HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h", "gradient.h", "sums.h")
 Biases = Sequence[Tensor | None]
@@ -31,19 +31,32 @@ def direct(
     biases: Sequence[Tensor | None],
     geometries: Sequence[Geometry],
     relu: bool = False,
+    prepared: Tensor | None = None,
 ) -> Tensor:
     """Convolve ``x`` with each weight and concatenate the maps, rectified if asked for.
 
     ``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
-    The levels share stride, dilation and size of their maps.
+    The levels share stride, dilation and size of their maps. ``prepared`` is what ``prepare()``
+    made of the same weights, to save the time that it takes.
     """
+    out: Tensor = torch.ops.pyconv.direct(x, weights, biases, *_numbers(geometries), relu, prepared)
+    return out
+
+
+def prepare(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor:
+    """The weights as the kernels want them here, bytes; none where there are no such kernels.
+
+    As an operator, so that compilers that freeze weights do it once and for all.
+    """
+    prepared: Tensor = torch.ops.pyconv.direct_prepare(weights, *_numbers(geometries))
+    return prepared
+
+
+def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
+    """What operators take instead: strides, paddings of all, dilations and groups."""
     first = geometries[0]
     padding = [size for geometry in geometries for size in geometry.padding]
-    groups = [geometry.groups for geometry in geometries]
-    out: Tensor = torch.ops.pyconv.direct(
-        x, weights, biases, first.stride, padding, first.dilation, groups, relu
-    )
-    return out
+    return first.stride, padding, first.dilation, [geometry.groups for geometry in geometries]
 
 
 def on_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -99,7 +112,8 @@ def fits(
     task: Task = "direct",
 ) -> bool:
     """Whether the kernels can compute this; compiles them if they might."""
-    return _may_ask(x, weights, geometries) and _run(task, x, None, weights, [], geometries)
+    asked = _may_ask(x, weights, geometries)
+    return asked and _run(task, x, None, weights, [], geometries) > 0
 
 
 def _may_ask(x: Tensor, others: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
@@ -132,35 +146,49 @@ def _run(
     geometries: Sequence[Geometry],
     relu: bool = False,
     starts: Sequence[int] | None = None,
-) -> bool:
-    """Whether the kernels fit; they compute if there is an ``out``.
+    prepared: Tensor | None = None,
+) -> int:
+    """More than 0 if the kernels fit: the bytes of the prepared weights, where there are such.
 
     ``x`` and ``out`` are channels-last, the weights contiguous. The maps are written to ``out``;
     of a gradient ``out`` is that on the maps, and ``weights`` are written to. The maps lie one
-    behind the other in ``out``, or where ``starts`` says.
+    behind the other in ``out``, or where ``starts`` says. Without ``out`` nothing is computed but
+    the weights ``prepared``, if asked for.
     """
     compiled = kernels.load(*HEADERS)
     if compiled is None:
-        return False
+        return 0
     images, channels, height, width = x.shape
     first = geometries[0]
     numbers = [0, 0] if out is None else [x.data_ptr(), out.data_ptr()]
+    numbers += [_address(prepared), 0 if prepared is None else prepared.numel()]
     numbers += [images, height, width, channels, *_map(x, weights[0], first)]
     ends = list(accumulate(weight.shape[0] for weight in weights))
     starts = [0, *ends[:-1]] if starts is None else starts
     numbers += [ends[-1] if out is None else out.shape[1], *first.stride, *first.dilation]
     numbers += [relu, torch.get_num_threads(), len(weights)]
+    asked = out is None and prepared is None  # maybe of tensors that lie nowhere
     for weight, bias, geometry, start in zip_longest(weights, biases, geometries, starts):
-        numbers += [weight.data_ptr(), 0 if bias is None else bias.data_ptr(), weight.shape[0]]
+        numbers += [0 if asked else _address(weight), _address(bias), weight.shape[0]]
         numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, start]
     call = (ctypes.c_int64 * len(numbers))(*numbers)
-    return bool(getattr(compiled, f"{task}_{DTYPES[x.dtype]}")(call))
+    run = getattr(compiled, f"{task}_{DTYPES[x.dtype]}")
+    run.restype = ctypes.c_int64
+    return int(run(call))
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 OPERATORS = library.Library("pyconv", "FRAGMENT")
 OPERATORS.define(
     "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
-    "int[] dilation, int[] groups, bool relu) -> Tensor"
+    "int[] dilation, int[] groups, bool relu, Tensor? prepared) -> Tensor"
+)
+OPERATORS.define(
+    "direct_prepare(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups) "
+    "-> Tensor"
 )
 OPERATORS.define(
     "direct_on_weight(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, "
@@ -169,7 +197,7 @@ OPERATORS.define(
 
 
 def _geometries(
-    stride: list[int], padding: list[int], dilation: list[int], groups: list[int], *relu: bool
+    stride: list[int], padding: list[int], dilation: list[int], groups: list[int], *others: Any
 ) -> list[Geometry]:
     dims = len(stride)
     return [
@@ -195,7 +223,7 @@ def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any)
         last = x.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
         biases = [None if bias is None else bias.contiguous() for bias in biases]
-        if _run("direct", last, out, weights, biases, geometries, numbers[4]):
+        if _run("direct", last, out, weights, biases, geometries, numbers[4], None, numbers[5]):
             return out
     return _as_usual(x, weights, biases, *numbers)
 
@@ -209,6 +237,30 @@ def _as_usual(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: An
 
 def _on_no_device(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     return _empty(x, weights, *numbers)
+
+
+def _prepared(weights: Sequence[Tensor], geometries: Sequence[Geometry], to: Tensor | None) -> int:
+    """The bytes of the prepared weights, whatever the size of the map; writes them if asked."""
+    first, weight = geometries[0], weights[0]
+    size = [d * (k - 1) + 1 for d, k in zip(first.dilation, weight.shape[2:], strict=True)]
+    shape = (1, weight.shape[1] * first.groups, *size)
+    x = torch.empty(shape, dtype=weight.dtype, device="meta")
+    return _run("direct", x, None, weights, [], geometries, prepared=to)
+
+
+def _prepare_on_cpu(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
+    prepared = _prepare_on_no_device(weights, *numbers)
+    if prepared.numel():
+        weights = [weight.contiguous() for weight in weights]
+        _prepared(weights, _geometries(*numbers), prepared)
+    return prepared
+
+
+def _prepare_on_no_device(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
+    first = weights[0]
+    known = first.dim() == 4 and first.dtype in DTYPES and first.device.type == "cpu"
+    size = _prepared(weights, _geometries(*numbers), None) if known else 0
+    return torch.empty(size, dtype=torch.uint8, device=first.device)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -228,7 +280,7 @@ def _back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         one.sum((0, 2, 3)) if has else None for one, has in zip(grads, ctx.biases, strict=True)
     ]
     on_x = torch.stack([a for a, _ in both]).sum(0)
-    return on_x, [b for _, b in both], on_biases, None, None, None, None, None
+    return on_x, [b for _, b in both], on_biases, None, None, None, None, None, None
 
 
 def _on_weight_on_cpu(
@@ -251,6 +303,8 @@ def _on_weight_on_no_device(grad: Tensor, x: Tensor, weight: Tensor, *numbers: A
 OPERATORS.impl("direct", _on_cpu, "CPU")
 OPERATORS.impl("direct", _as_usual, "CompositeExplicitAutograd")
 OPERATORS.impl("direct_on_weight", _on_weight_on_cpu, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_prepare", _prepare_on_cpu, "CompositeExplicitAutograd")
 library.register_fake("pyconv::direct", _on_no_device, lib=OPERATORS)
+library.register_fake("pyconv::direct_prepare", _prepare_on_no_device, lib=OPERATORS)
 library.register_fake("pyconv::direct_on_weight", _on_weight_on_no_device, lib=OPERATORS)
 library.register_autograd("pyconv::direct", _back, setup_context=_keep, lib=OPERATORS)

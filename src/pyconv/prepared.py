@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from .convolution import Geometry
 from .direct import direct
+from .direct import prepare as prepare_weights
 from .lowering import Lowering, apply, native, prepare
 
 __all__ = [
@@ -93,11 +94,16 @@ class DirectPyramid(nn.Module):
         ):
             maps += [native(x, *level) for level in zip(*together, strict=True)]
         elif maps:
-            maps += [direct(x, *together)]
+            maps += [direct(x, *together, prepared=self._prepared())]
         else:
-            return direct(x, *together, self.relu)
+            return direct(x, *together, self.relu, self._prepared())
         out = torch.cat(maps, 1)
         return F.relu(out) if self.relu else out
+
+    def _prepared(self) -> Tensor | None:
+        if not torch.compiler.is_compiling():
+            return None  # nobody would keep them
+        return prepare_weights(list(self.weights), self.geometries)
 
 
 def _bias(conv: Conv) -> Tensor:

@@ -16,10 +16,17 @@ template <typename T>
 struct Call {
   const T* x;  // [images, height, width, channels]
   T* out;      // [images, out_height, out_width, out_channels]
+  // Weights as a kernel wants them, or null: it writes them there if there is no x. It tells how
+  // many bytes they take, 0 if it cannot compute this.
+  void* prepared;
+  int64_t prepared_bytes;
   int64_t images, height, width, channels, out_height, out_width, out_channels;
   int64_t stride_y, stride_x, dilation_y, dilation_x, relu, threads, levels;
   Level<T> level[1];  // as many as there are levels
 
+  bool has_prepared(int64_t bytes) const {
+    return prepared && prepared_bytes == bytes && uintptr_t(prepared) % 64 == 0;
+  }
   const T* pixel(int64_t n, int64_t y, int64_t q) const {
     return x + ((n * height + y) * width + q) * channels;
   }

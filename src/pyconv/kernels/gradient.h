@@ -160,5 +160,5 @@ bool gradient(const Call<T>& call) {
   return true;
 }
 
-extern "C" int gradient_float32(const Call<float>* call) { return gradient(*call); }
-extern "C" int gradient_bfloat16(const Call<Bfloat16>* call) { return gradient(*call); }
+extern "C" int64_t gradient_float32(const Call<float>* call) { return gradient(*call); }
+extern "C" int64_t gradient_bfloat16(const Call<Bfloat16>* call) { return gradient(*call); }

@@ -89,22 +89,25 @@ struct Lanes {
     }
   }
 
-  // Fills `room` and returns its end.
-  Floats* prepare(Floats* room) {
+  // Where the weights lie; returns the end of them.
+  Floats* place(Floats* room) {
     arrange();
     for (auto* level : levels) {
-      const int64_t area = level->height * level->width;
       weights.push_back(room);
-      for (int64_t o = 0; o < level->outputs; ++o) {
-        const int64_t block = o / LANES, channel = o % LANES;
-        const T* from = level->weight + o * inputs * area;
-        for (int64_t c = 0; c < inputs; ++c)
-          for (int64_t tap = 0; tap < area; ++tap)
-            room[(block * area + tap) * inputs + c][order[channel]] = number(*from++);
-      }
       room += blocks * taps(*level);
     }
     return room;
+  }
+
+  void fill(size_t l, int64_t block) const {
+    const Level<T>& level = *levels[l];
+    const int64_t area = level.height * level.width;
+    const T* from = level.weight + block * LANES * taps(level);
+    Floats* to = weights[l] + block * taps(level);
+    for (int64_t channel = 0; channel < LANES; ++channel)
+      for (int64_t c = 0; c < inputs; ++c)
+        for (int64_t tap = 0; tap < area; ++tap)
+          to[tap * inputs + c][order[channel]] = number(*from++);
   }
 
   int64_t channel_of(int64_t block) const { return block * LANES / per_group * inputs; }
@@ -258,28 +261,37 @@ bool alike(const Level<T>& a, const Level<T>& b) {
   return a.groups == b.groups && a.outputs == b.outputs;
 }
 
-// Whether the levels fit; computes them if there is something to compute.
+// The bytes of the prepared weights, 0 if the levels do not fit; does what the call has room for.
 template <typename T>
-bool by_lanes(const Call<T>& call) {
+int64_t by_lanes(const Call<T>& call) {
   std::vector<Lanes<T>> all;
   for (auto& levels : sorted(call, alike<T>)) all.emplace_back(call, levels);
-  for (const auto& lanes : all)
-    if (!lanes.fits()) return false;
-  if (!call.x) return true;
   int64_t weights = 0, rings = 0;
   for (const auto& lanes : all) {
+    if (!lanes.fits()) return 0;
     for (auto* level : lanes.levels) weights += lanes.blocks * lanes.taps(*level);
     rings += lanes.held() * lanes.line;
   }
-  Floats* prepared = room<Floats>(0, weights);
-  for (auto& lanes : all) prepared = lanes.prepare(prepared);
+  const int64_t bytes = weights * sizeof(Floats);
+  const bool prepared = call.has_prepared(bytes);
+  if (!call.x && !prepared) return bytes;
+  Floats* place = prepared ? (Floats*)call.prepared : room<Floats>(0, weights);
+  for (auto& lanes : all) place = lanes.place(place);
   const int64_t most = call.stride_y % call.dilation_y == 0 ? 2 : 1;  // rows at once
   const int64_t rows = call.rows_at_once(call.out_height, most);
 #pragma omp parallel num_threads(call.threads)
   {
+    if (!call.x || !prepared) {
+      for (const auto& lanes : all)
+        for (size_t l = 0; l < lanes.levels.size(); ++l) {
+#pragma omp for schedule(dynamic) nowait
+          for (int64_t block = 0; block < lanes.blocks; ++block) lanes.fill(l, block);
+        }
+#pragma omp barrier
+    }
     float* packed = room<float>(1, rings);
 #pragma omp for collapse(2) schedule(dynamic)
-    for (int64_t n = 0; n < call.images; ++n)
+    for (int64_t n = 0; n < (call.x ? call.images : 0); ++n)
       for (int64_t top = 0; top < call.out_height; top += rows) {
         const int64_t end = std::min(call.out_height, top + rows);
         std::vector<Window<T>> windows;
@@ -294,5 +306,5 @@ bool by_lanes(const Call<T>& call) {
         }
       }
   }
-  return true;
+  return bytes;
 }

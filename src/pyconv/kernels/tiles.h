@@ -58,7 +58,7 @@ struct Bundle {
     for (auto* level : levels) outputs += level->outputs / groups;
     cell = std::max<int64_t>(1, DEPTH / inputs);
     shifts = std::max<int64_t>(1, cell / call.stride_x);
-    lines = std::max<int64_t>(1, std::min(SIDE / (outputs * shifts), call.out_height));
+    lines = std::max<int64_t>(1, SIDE / (outputs * shifts));
     next = shifts * call.stride_x * inputs;
     const int64_t needed = (call.out_width - 1) * call.stride_x + frame.reach_x;
     across = (needed - 1) / (shifts * call.stride_x) + 1;
@@ -81,12 +81,11 @@ struct Bundle {
     return groups;
   }
 
-  // What it takes, in cells to pack: a product of two tiles takes about as long as two of them.
-  int64_t cost() const {
-    const int64_t bands = (call.out_height - 1) / lines + 1;
-    const int64_t units = (bands * across - 1) / SIDE + 1;
-    const int64_t packed = (bands * planes + frame.reach_y) * width * call.channels / DEPTH;
-    return call.images * (2 * groups * units * rows * depth * sheets + packed) + size() / DEPTH;
+  // What it takes for a pixel of the output, in cells to pack: a product of two tiles takes about
+  // as long as two of them.
+  double cost() const {
+    const double products = double(groups * rows * depth * sheets) / (SIDE * shifts * lines);
+    return 2 * products + double(call.stride_y * call.stride_x * call.channels) / DEPTH;
   }
 
   int64_t size() const { return groups * rows * depth * sheets * DEPTH * SIDE; }
@@ -378,40 +377,44 @@ inline std::vector<Bundle::Levels> bundled(const Call<Bfloat16>& call) {
   auto lists = sorted(call, [](auto& a, auto& b) { return a.groups == b.groups; });
   const auto cost = [&](const Bundle::Levels& levels) {
     const Bundle bundle(call, levels);
-    return bundle.fits() ? double(bundle.cost()) : HUGE_VAL;
+    return bundle.fits() ? bundle.cost() : 1e99;
   };
-  const auto pays = [&](const Bundle::Levels& few, const Bundle::Levels& many) {
-    if (&few == &many || Bundle::least(many) % Bundle::least(few)) return false;
-    Bundle::Levels all = few;
-    all.insert(all.end(), many.begin(), many.end());
-    return cost(all) < cost(few) + cost(many);
-  };
-  for (size_t n = 0; n < lists.size(); ++n) {
-    auto& few = lists[n];
-    auto many = std::find_if(lists.begin(), lists.end(), [&](auto& l) { return pays(few, l); });
-    if (many == lists.end()) continue;
-    few.insert(few.end(), many->begin(), many->end());
-    lists.erase(many);
-    n = -1;  // from the start
+  for (;;) {
+    double most = 0;
+    size_t to = 0, from = 0;
+    Bundle::Levels joined;
+    for (size_t few = 0; few < lists.size(); ++few)
+      for (size_t many = 0; many < lists.size(); ++many) {
+        if (few == many || Bundle::least(lists[many]) % Bundle::least(lists[few])) continue;
+        Bundle::Levels both = lists[few];
+        both.insert(both.end(), lists[many].begin(), lists[many].end());
+        const double saved = cost(lists[few]) + cost(lists[many]) - cost(both);
+        if (saved > most) most = saved, to = few, from = many, joined = both;
+      }
+    if (joined.empty()) return lists;
+    lists[to] = joined;
+    lists.erase(lists.begin() + from);
   }
-  return lists;
 }
 
-// Whether the levels fit; computes them if there is something to compute.
-inline bool by_tiles(const Call<Bfloat16>& call) {
-  if (!have_tiles()) return false;
+// As by_lanes().
+inline int64_t by_tiles(const Call<Bfloat16>& call) {
+  if (!have_tiles()) return 0;
   std::vector<Bundle> bundles;
   for (auto& list : bundled(call)) bundles.emplace_back(call, list);
-  for (const auto& bundle : bundles)
-    if (!bundle.fits()) return false;
-  if (!call.x) return true;
-  int64_t unit = 1, row = 1, packed_size = 0, summed_size = 0;
   int64_t weights = 0;
-  for (const auto& bundle : bundles) weights += bundle.size();
-  Bfloat16* prepared = room<Bfloat16>(0, weights);
+  for (const auto& bundle : bundles) {
+    if (!bundle.fits()) return 0;
+    weights += bundle.size();
+  }
+  const int64_t bytes = weights * sizeof(Bfloat16);
+  const bool prepared = call.has_prepared(bytes);
+  if (!call.x && !prepared) return bytes;
+  auto* place = prepared ? (Bfloat16*)call.prepared : room<Bfloat16>(0, weights);
+  int64_t unit = 1, row = 1, packed_size = 0, summed_size = 0;
   for (auto& bundle : bundles) {
-    bundle.prepare(prepared);
-    prepared += bundle.size();
+    bundle.prepare(place);
+    place += bundle.size();
     unit = std::max(unit, bundle.lines);
     row = std::max(row, bundle.width * bundle.inputs * bundle.chunk);
   }
@@ -425,26 +428,29 @@ inline bool by_tiles(const Call<Bfloat16>& call) {
   }
 #pragma omp parallel num_threads(call.threads)
   {
-    for (const auto& bundle : bundles) {
+    if (!call.x || !prepared) {
+      for (const auto& bundle : bundles) {
 #pragma omp for collapse(2) nowait
-      for (int64_t group = 0; group < bundle.groups; ++group)
-        for (int64_t row = 0; row < bundle.rows; ++row) bundle.fill(group, row);
-    }
+        for (int64_t group = 0; group < bundle.groups; ++group)
+          for (int64_t row = 0; row < bundle.rows; ++row) bundle.fill(group, row);
+      }
 #pragma omp barrier
+    }
     Bfloat16 *packed = room<Bfloat16>(1, packed_size), *summed = room<Bfloat16>(2, summed_size);
 #pragma omp for collapse(2) schedule(dynamic)
-    for (int64_t n = 0; n < call.images; ++n)
+    for (int64_t n = 0; n < (call.x ? call.images : 0); ++n)
       for (int64_t y = 0; y < call.out_height; y += rows)
         for (const auto& bundle : bundles)
           bundle.compute({bundle, n, y, std::min(call.out_height, y + rows), packed, summed});
   }
-  return true;
+  return bytes;
 }
 #else
-inline bool by_tiles(const Call<Bfloat16>&) { return false; }
+inline int64_t by_tiles(const Call<Bfloat16>&) { return 0; }
 #endif
 
-extern "C" int direct_float32(const Call<float>* call) { return by_lanes(*call); }
-extern "C" int direct_bfloat16(const Call<Bfloat16>* call) {
-  return by_tiles(*call) || by_lanes(*call);
+extern "C" int64_t direct_float32(const Call<float>* call) { return by_lanes(*call); }
+extern "C" int64_t direct_bfloat16(const Call<Bfloat16>* call) {
+  const int64_t bytes = by_tiles(*call);
+  return bytes ? bytes : by_lanes(*call);
 }
