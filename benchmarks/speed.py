@@ -7,7 +7,8 @@
     python benchmarks/speed.py --device cuda           # with TF32, bfloat16 and float16
 
 The baseline is the original's computation: NCHW, native grouped convolutions, norms not folded,
-float32. All rows run in one process, in turns; a figure is the median over rounds of the baseline's
+float32. All rows start from the same float32 images in NCHW; what another layout or dtype takes
+counts. All rows run in one process, in turns; a figure is the median over rounds of the baseline's
 time divided by the row's of the same round. ``--cpu-time`` counts the processor's time of a single
 thread instead, for machines that are not idle.
 """
@@ -62,10 +63,15 @@ def original(model: nn.Module) -> nn.Module:
     return model
 
 
-def frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def frozen(model: nn.Module, dtype: torch.dtype, x: Tensor) -> Run:
     """What a user of the original would try first: dtype, channels last, compiled, frozen."""
     model = copy.deepcopy(model).eval().to(dtype, memory_format=torch.channels_last)
-    return torch.compile(model)  # main() turns freezing on: as an option here, it has no effect
+    fast = torch.compile(model)  # main() turns freezing on: as an option here, it has no effect
+    return lambda: fast(_last(x, dtype))
+
+
+def _last(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return x.to(dtype or x.dtype, memory_format=torch.channels_last)
 
 
 def dtypes(device: str) -> list[torch.dtype]:
@@ -80,28 +86,25 @@ def label(dtype: torch.dtype) -> str:
 
 def inference(name: str, args: argparse.Namespace, batch: int) -> dict[str, Run]:
     model, x = network(name, args.device).eval(), images(batch, args.size, args.device)
-    before, last = original(model), x.contiguous(memory_format=torch.channels_last)
+    before = original(model)
     runs: dict[str, Run] = {BASELINE: lambda: before(x)}
     if args.device != "cpu":
         runs["original float32 without TF32"] = _without_tf32(runs[BASELINE])
     layout = copy.deepcopy(before).to(memory_format=torch.channels_last)
-    runs["original channels_last float32"] = lambda: layout(last)
+    runs["original channels_last float32"] = lambda: layout(_last(x))
     for dtype in dtypes(args.device)[1:]:
-        runs[f"original channels_last autocast {label(dtype)}"] = _autocast(layout, last, dtype)
+        runs[f"original channels_last autocast {label(dtype)}"] = _autocast(layout, x, dtype)
     runs["layers as they are float32"] = lambda: model(x)
     for dtype in dtypes(args.device):
-        text, y = label(dtype), last.to(dtype)
+        text = label(dtype)
         fast = optimize(model, x, dtype=dtype)
         runs[f"optimize {text}"] = lambda fast=fast: fast(x)
         if not args.eager:
-            plain = frozen(before, dtype)
-            runs[f"original compiled frozen {text}"] = lambda plain=plain, y=y: plain(y)
+            runs[f"original compiled frozen {text}"] = frozen(before, dtype, x)
             compiled = optimize(model, x, dtype=dtype, compile=True)
             runs[f"optimize compiled {text}"] = lambda compiled=compiled: compiled(x)
-            resnet = frozen(network("torchvision resnet50", args.device), dtype)
-            runs[f"torchvision resnet50 compiled frozen {text}"] = lambda resnet=resnet, y=y: (
-                resnet(y)
-            )
+            resnet = network("torchvision resnet50", args.device)
+            runs[f"torchvision resnet50 compiled frozen {text}"] = frozen(resnet, dtype, x)
     if args.peers and args.device == "cpu":
         runs |= peers(before, x)
     return runs
@@ -110,7 +113,7 @@ def inference(name: str, args: argparse.Namespace, batch: int) -> dict[str, Run]
 def _autocast(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Run:
     def run() -> object:
         with torch.autocast(x.device.type, dtype):
-            return model(x)
+            return model(_last(x))
 
     return run
 
