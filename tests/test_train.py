@@ -280,6 +280,20 @@ def test_the_recipe_of_the_best_weights_learns_real_images_in_mixed_precision(
     assert summary.best_top1 > 30  # of ten classes
 
 
+def test_a_compiled_network_learns_the_same_and_saves_an_ordinary_one(
+    tree: Path, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=1, milestones=())
+    for compiled in (False, True):
+        engine = dataclasses.replace(ENGINE, watch_every=1, compile=compiled)
+        assert go(tree, tmp_path / str(compiled), recipe, engine=engine).finished
+    plain, ours = (read_steps(tmp_path / str(compiled)) for compiled in (False, True))
+    for (*step, loss), (*same, target) in list(zip(ours, plain, strict=True))[:3]:
+        assert step == same and loss == pytest.approx(target, rel=1e-3)  # before roundings grow
+    assert set(weights_of(tmp_path / "True")) == set(weights_of(tmp_path / "False"))
+    get_model(TINY, weights=tmp_path / "True" / "best.pt", num_classes=4)
+
+
 def test_half_precision_scales_the_loss_and_saves_the_scale(tree: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, precision="float16", epochs=1, milestones=())
     at_once = dataclasses.replace(ENGINE, time_limit=1e-9)
