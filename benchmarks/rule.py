@@ -1,4 +1,4 @@
-"""Measure which lowering suits which shape, and write what ``pyconv.choice.rule`` reads.
+"""Measure which lowering suits which shape, and write what ``pyconv.rule`` reads.
 
     python benchmarks/rule.py    # writes src/pyconv/rules/ for this kind of processor
 
@@ -20,11 +20,12 @@ from machine import describe
 
 import pyconv
 from pyconv import get_model
-from pyconv.choice import Mode, Problem, measure
 from pyconv.convolution import Geometry
 from pyconv.layers import GroupedConv
 from pyconv.lowering import DIRECT, NATIVE, Lowering
 from pyconv.machine import computes_in, processor
+from pyconv.problem import Mode, Problem
+from pyconv.timing import measure
 
 IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}
 IMAGES["pyconvresnet_tiny"] = (1, 28, 28)

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 import pyconv
-from pyconv import choice
-from pyconv.choice import Problem, candidates, rule
+from pyconv import choice, rule, timing
 from pyconv.convolution import Geometry
 from pyconv.layers import GroupedConv2d
 from pyconv.lowering import Lowering
+from pyconv.problem import Problem, candidates
+from pyconv.rule import nearest
 
 HG_LEVEL = Problem(  # 9x9, first stage of PyConvHGResNet
     in_channels=128,
@@ -29,23 +30,23 @@ HG_LEVEL = Problem(  # 9x9, first stage of PyConvHGResNet
 )
 
 
-PROCESSORS = sorted(path.stem for path in (Path(choice.__file__).parent / "rules").glob("*.json"))
+PROCESSORS = sorted(path.stem for path in (Path(rule.__file__).parent / "rules").glob("*.json"))
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_some_way_is_worth_its_zeros(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule does not stay native where native leaves most lanes of a vector idle."""
-    measured = choice.read_rule(processor)
-    monkeypatch.setattr(choice, "RULE", measured)
+    measured = rule.read_rule(processor)
+    monkeypatch.setattr(rule, "RULE", measured)
     assert measured
     for dtype, channels_last, mode in measured:
         problem = HG_LEVEL._replace(dtype=dtype, channels_last=channels_last, mode=mode)
-        assert rule(problem) != Lowering(), problem
+        assert nearest(problem) != Lowering(), problem
 
 
 def test_a_processor_that_was_not_measured_stays_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "RULE", choice.read_rule("abacus"))
-    assert rule(HG_LEVEL) == Lowering()
+    monkeypatch.setattr(rule, "RULE", rule.read_rule("abacus"))
+    assert nearest(HG_LEVEL) == Lowering()
 
 
 @pytest.mark.parametrize(
@@ -61,16 +62,16 @@ def test_a_processor_that_was_not_measured_stays_native(monkeypatch: pytest.Monk
 def test_what_was_not_measured_stays_native(
     change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "RULE", choice.read_rule("AVX512"))
-    assert rule(HG_LEVEL) != Lowering()
-    assert rule(HG_LEVEL._replace(**change)) == Lowering()
+    monkeypatch.setattr(rule, "RULE", rule.read_rule("AVX512"))
+    assert nearest(HG_LEVEL) != Lowering()
+    assert nearest(HG_LEVEL._replace(**change)) == Lowering()
 
 
 def test_depthwise_is_not_for_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {Lowering(): 3.0, Lowering("depthwise"): 1.0, Lowering.parse("tiled:2x2"): 2.0}
-    monkeypatch.setattr(choice, "measure", lambda problem, batch: seconds)
-    assert choice.fastest(HG_LEVEL, 8).kind == "depthwise"
-    assert choice.fastest(HG_LEVEL, 8, compiled=True).kind == "tiled"
+    monkeypatch.setattr(timing, "measure", lambda problem, batch: seconds)
+    assert timing.fastest(HG_LEVEL, 8).kind == "depthwise"
+    assert timing.fastest(HG_LEVEL, 8, compiled=True).kind == "tiled"
 
 
 def test_autotune_times_a_shape_once_and_keeps_its_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import pyconv
 from pyconv import PyConv1d, PyConv2d, PyConv3d, convolution, get_pyconv, pyconvresnet_tiny
-from pyconv.choice import Problem, candidates
 from pyconv.convolution import Geometry
 from pyconv.gradients import Ways, convolve
 from pyconv.layers import GroupedConv, pin
 from pyconv.lowering import Lowering, native
+from pyconv.problem import Problem, candidates
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyconv import PyConv2d, choice, kernels, pointwise
+from pyconv import PyConv2d, choice, kernels, pointwise, rule
 from pyconv.convolution import Geometry
 from pyconv.direct import HEADERS
 from pyconv.fork import fork
@@ -184,8 +184,8 @@ def test_a_product_is_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
 @compiled
 def test_grouped_levels_of_few_inputs_go_forwards_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also behind a dense level, as in PyConvResNet; where the kernels are known to pay."""
-    known = [choice.Measured.of([8, 2, 7, 1, 56, "direct", "native"])]
-    monkeypatch.setattr(choice, "RULE", {(torch.float32, True, "on_weight"): known})
+    known = [rule.Measured.of([8, 2, 7, 1, 56, "direct", "native"])]
+    monkeypatch.setattr(rule, "RULE", {(torch.float32, True, "on_weight"): known})
     choice._ruled.cache_clear()
     try:
         layer, x = PyConv2d(64, 64), last(4, 64, 56, 56)

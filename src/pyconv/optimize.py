@@ -13,7 +13,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from .choice import Problem, fastest, ones, problem_of, race, rule
 from .direct import fits
 from .layers import GroupedConv, GroupedConv2d, _PyConvNd
 from .lowering import Lowering
@@ -27,6 +26,9 @@ from .prepared import (
     PreparedConv,
     geometry_of,
 )
+from .problem import Problem, ones, problem_of
+from .rule import nearest
+from .timing import fastest, race
 
 __all__ = ["optimize"]
 
@@ -220,7 +222,7 @@ def _decide(
         map_unknown = conv.weight.new_empty(1, conv.in_channels, *(0,) * len(conv.stride))
         layout = torch.channels_last if map_unknown.dim() == 4 else torch.contiguous_format
         x = map_unknown.contiguous(memory_format=layout)
-        return rule(problem_of(x, conv.weight, geometry_of(conv), "prepared"))
+        return nearest(problem_of(x, conv.weight, geometry_of(conv), "prepared"))
     if seen not in timed:
         timed[seen] = fastest(*seen, compiled)
     return timed[seen]
