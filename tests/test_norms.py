@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -113,8 +114,11 @@ def test_a_large_mean_costs_no_digits() -> None:
 def test_what_is_no_number_stays_none() -> None:
     x = last(8, 64, 20, 20)
     x[1, 5, 2, 3] = torch.nan
-    out = normalise(x, norm(64), nn.ReLU())
-    assert out[:, 5].isnan().all() and not out[:, :5].isnan().any()
+    x[1, 6, 2, 3] = torch.inf
+    module = norm(64)
+    out = normalise(x, module, nn.ReLU())
+    assert out[:, 5:7].isnan().all() and not out[:, :5].isnan().any()
+    assert module.running_var is not None and module.running_var[5:7].isnan().all()
 
 
 @compiled
@@ -151,6 +155,11 @@ def hooked(module: nn.Module) -> nn.Module:
     return module
 
 
+def untracked(module: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    module.track_running_stats = False
+    return module
+
+
 NOT_OURS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "in eval mode": lambda: (last(8, 64, 20, 20), norm(64).eval()),
     "of another class": lambda: (last(8, 64, 20, 20), OtherNorm(64)),
@@ -160,6 +169,7 @@ NOT_OURS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "another activation": lambda: (last(8, 64, 20, 20), norm(64), nn.SiLU()),
     "without weights": lambda: (last(8, 64, 20, 20), norm(64, affine=False)),
     "without statistics": lambda: (last(8, 64, 20, 20), norm(64, track_running_stats=False)),
+    "statistics not tracked any more": lambda: (last(8, 64, 20, 20), untracked(norm(64))),
     "with a plain average": lambda: (last(8, 64, 20, 20), norm(64, momentum=None)),
     "NCHW": lambda: (torch.randn(8, 64, 20, 20), norm(64)),
     "small": lambda: (last(1, 64, 20, 20), norm(64)),
@@ -194,8 +204,26 @@ def test_tangents_and_compilers_see_the_modules() -> None:
         dual = normalise(forward_ad.make_dual(x, along), module, nn.ReLU()).exp().mean()
         tangent = forward_ad.unpack_dual(dual).tangent
     assert torch.allclose(tangent, (y.grad * along).sum(), rtol=1e-3, atol=1e-6)
+    with forward_ad.dual_level():
+        other, weight = copy.deepcopy(module), forward_ad.make_dual(module.weight, torch.ones(64))
+        del other.weight
+        other.weight = weight
+        assert forward_ad.unpack_dual(normalise(x, other)).tangent is not None
     explained = torch._dynamo.explain(lambda x: normalise(x, module, nn.ReLU()))(x)
     assert explained.graph_break_count == 0
+
+
+@compiled
+def test_disabled_between_there_and_back() -> None:
+    x, module = last(8, 64, 20, 20), norm(64)
+    grads = []
+    for disabled in (contextlib.nullcontext(), kernels.disabled()):
+        y = x.clone().requires_grad_()
+        out = normalise(y, module, nn.ReLU(), y)
+        with disabled:
+            (out**2).sum().backward()
+        grads.append(y.grad)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
 @compiled

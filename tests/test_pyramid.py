@@ -128,8 +128,41 @@ def test_levels_that_are_not_plain_are_called() -> None:
     assert name_of(frozen(x)) == "CatBackward0"
     assert name_of(PyConv2d(64, 64)(x.contiguous())) == "CatBackward0"
     assert name_of(PyConv2d(64, 64, padding_mode="reflect")(x)) == "CatBackward0"
+    same = PyConv2d(64, 64, (3, 5), (4, 4))
+    for level in same.levels:
+        level.padding = "same"
+    assert name_of(same(x)) == "CatBackward0"
     with torch.no_grad():
         assert PyConv2d(64, 64)(x).grad_fn is None
+
+
+@compiled
+@pytest.mark.parametrize("stride", [1, 4])
+def test_levels_of_other_dilations_are_computed_apart(stride: int) -> None:
+    """As a segmenter makes them of a pyramid, with the kernels or without."""
+    layer = PyConv2d(64, 64, (3, 5, 7, 9), (4, 4, 8, 16), stride=stride).double()
+    for level, dilation in zip(layer.levels, (2, 2, 1, 1), strict=True):
+        assert isinstance(level, nn.Conv2d)
+        level.dilation = (dilation, dilation)
+        level.padding = (dilation * (level.kernel_size[0] // 2),) * 2
+    for size in (42, 43):
+        x = last(4, 64, size, size)
+        found, truth = answers(copy.deepcopy(layer).float(), x), answers(layer, x.double())
+        for name, target in truth.items():
+            assert (found[name] - target).norm() < 1e-5 * target.norm(), name
+
+
+@pytest.mark.parametrize("last_channels", [True, False])
+def test_autocast_and_empty_batches_without_gradients(last_channels: bool) -> None:
+    for layer in (PyConv2d(64, 64), PyConv2d(256, 64, 7, 64)):
+        x = torch.randn(2, layer.in_channels, 56, 56)
+        x = x.contiguous(memory_format=torch.channels_last) if last_channels else x
+        with torch.no_grad():
+            assert layer(x[:0]).shape == (0, 64, 56, 56)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert layer(x).dtype == torch.bfloat16
+        empty = layer(x[:0].requires_grad_())
+        empty.sum().backward()
 
 
 @compiled

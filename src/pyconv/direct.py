@@ -54,6 +54,8 @@ def prepare(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor
 
 def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
     """What operators take instead: strides, paddings of all, dilations and groups."""
+    if len({(geometry.stride, geometry.dilation) for geometry in geometries}) > 1:
+        raise ValueError("the levels must share stride and dilation: convolve the others apart")
     first = geometries[0]
     padding = [size for geometry in geometries for size in geometry.padding]
     return first.stride, padding, first.dilation, [geometry.groups for geometry in geometries]

@@ -45,12 +45,13 @@ def convolve(
     """``[N, in, *size]``, ``[out, in / g, *k]``, ``[out]`` -> ``[N, out, *map]``."""
     if ways == Ways():
         return conv(x, weight, bias, geometry)
+    # Autocast reaches neither into the gradients nor into kernels of our own.
+    x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
+    bias = None if bias is None else bias.to(computed_in(bias))
     backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if not backward or is_dual(x) or is_dual(weight):
         return apply(x, *prepare(weight, bias, geometry, ways.forward), geometry, ways.forward)
-    # Autocast does not reach into the gradients, so the tensors are cast here.
-    tensors = [None if t is None else t.to(computed_in(t)) for t in (x, weight, bias)]
-    out: Tensor = _Convolution.apply(*tensors, geometry, ways)
+    out: Tensor = _Convolution.apply(x, weight, bias, geometry, ways)
     return out
 
 

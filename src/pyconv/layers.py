@@ -141,6 +141,8 @@ class GroupedConv(nn.modules.conv._ConvNd):
 
     def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, out, *size / stride]
         padding: Any = self.padding
+        if isinstance(padding, str):  # as nn.Conv2d takes it, but no pyramid gives it
+            return super().forward(x)  # type: ignore[no-any-return]
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode)
             padding = (0,) * len(self.padding)
@@ -270,6 +272,7 @@ def _learns(level: nn.Conv2d) -> bool:
     return (
         type(level) in (nn.Conv2d, GroupedConv2d)
         and level.padding_mode == "zeros"
+        and not isinstance(level.padding, str)
         and level.weight.requires_grad
         and is_plain(level)
     )

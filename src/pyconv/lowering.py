@@ -317,14 +317,14 @@ def untile(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
     dims = len(tile)
     last = is_channels_last(y)
     size = [n * t for n, t in zip(y.shape[2:], tile, strict=True)]
-    y = y.unflatten(1, (groups, *tile, -1))  # [N, g, *tile, out / g, *tiles]
+    channels = y.shape[1] // math.prod(tile)
+    y = y.unflatten(1, (groups, *tile, channels // groups))  # [N, g, *tile, out / g, *tiles]
     pixels = [dim for t in range(dims) for dim in (3 + dims + t, 2 + t)]
-    channels = [1, 2 + dims]
     if last:
-        y = y.permute(0, *pixels, *channels)
-        return y.reshape(y.shape[0], *size, -1).movedim(-1, 1)
-    y = y.permute(0, *channels, *pixels)
-    return y.reshape(y.shape[0], -1, *size)
+        y = y.permute(0, *pixels, 1, 2 + dims)
+        return y.reshape(y.shape[0], *size, channels).movedim(-1, 1)
+    y = y.permute(0, 1, 2 + dims, *pixels)
+    return y.reshape(y.shape[0], channels, *size)
 
 
 def tile_map(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
@@ -332,11 +332,12 @@ def tile_map(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
     dims = len(tile)
     last = is_channels_last(y)
     tiles = [n // t for n, t in zip(y.shape[2:], tile, strict=True)]
-    for dim, t in zip(range(dims + 1, 1, -1), reversed(tile), strict=True):
-        y = y.unflatten(dim, (-1, t))
-    y = y.unflatten(1, (groups, -1))  # [N, g, out / g, tiles, tile, tiles, tile, ...]
+    outputs, channels = y.shape[1] // groups, y.shape[1] * math.prod(tile)
+    for dim, n, t in zip(range(dims + 1, 1, -1), reversed(tiles), reversed(tile), strict=True):
+        y = y.unflatten(dim, (n, t))
+    y = y.unflatten(1, (groups, outputs))  # [N, g, out / g, tiles, tile, tiles, tile, ...]
     maps = list(range(3, 3 + 2 * dims, 2))
-    channels = [1, *(dim + 1 for dim in maps), 2]
+    order = [1, *(dim + 1 for dim in maps), 2]
     if last:
-        return y.permute(0, *maps, *channels).reshape(y.shape[0], *tiles, -1).movedim(-1, 1)
-    return y.permute(0, *channels, *maps).reshape(y.shape[0], -1, *tiles)
+        return y.permute(0, *maps, *order).reshape(y.shape[0], *tiles, channels).movedim(-1, 1)
+    return y.permute(0, *order, *maps).reshape(y.shape[0], channels, *tiles)

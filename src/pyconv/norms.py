@@ -64,9 +64,13 @@ def _is_ours(x: Tensor, norm: nn.Module, relu: nn.Module | None, shortcut: Tenso
 def _has_statistics(norm: nn.BatchNorm2d) -> bool:
     """Whether a norm has all that the kernels read and write, as they want it."""
     tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    return norm.momentum is not None and all(
-        t is not None and t.is_cpu and t.dtype == torch.float32 and t.is_contiguous()
-        for t in tensors
+    return (
+        norm.track_running_stats
+        and norm.momentum is not None
+        and all(
+            t is not None and t.is_cpu and t.dtype == torch.float32 and t.is_contiguous()
+            for t in tensors
+        )
     )
 
 
@@ -162,8 +166,8 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, deviation, out = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        if torch.is_grad_enabled():  # a gradient is wanted of the gradient
-            return _as_usual(ctx, grad)
+        if torch.is_grad_enabled() or kernels.load(*HEADERS) is None:
+            return _as_usual(ctx, grad)  # a gradient is wanted of the gradient; or disabled since
         on_x, on_weight, on_bias = (torch.empty_like(t) for t in (x, weight, bias))
         # Of a sum without a ReLU the gradient goes through as it is.
         on_shortcut = None if out is None else torch.empty_like(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 from torch.nn.modules import module as hooks
 
 __all__ = ["is_dual", "is_large_map", "is_plain", "is_transformed"]
@@ -31,7 +31,7 @@ def is_transformed(x: Tensor) -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or type(x) is not Tensor
-        or is_dual(x)
+        or forward_ad._current_level >= 0  # something may carry a tangent: the weights, if not x
     )
 
 
@@ -47,4 +47,4 @@ def is_large_map(x: Tensor) -> bool:
 
 def is_dual(tensor: Tensor) -> bool:
     """Whether a tensor carries a tangent: in forward mode there is nothing to go back."""
-    return not torch.compiler.is_compiling() and unpack_dual(tensor).tangent is not None
+    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(tensor).tangent is not None

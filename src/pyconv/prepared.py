@@ -129,6 +129,16 @@ class Frozen(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._run = _compiled(self.module, self.back)
 
+    def _apply(self, *arguments: Any) -> Any:  # as in .to()
+        moved = super()._apply(*arguments)  # type: ignore[no-untyped-call]
+        self._run = _compiled(self.module, self.back)
+        return moved
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        done = super().load_state_dict(*arguments, **options)
+        self._run = _compiled(self.module, self.back)  # the weights are part of the program
+        return done
+
     def __getattr__(self, name: str) -> Any:  # such as channels, which a detector asks for
         try:
             return super().__getattr__(name)

@@ -52,7 +52,9 @@ class _Pyramid(torch.autograd.Function):
         weights, biases = cast(Any, tensors[:count]), tensors[count:]
         ctx.save_for_backward(x, *weights)
         maps: list[Tensor] = []
-        for way, run in groupby(range(count), lambda n: ways[n].forward):
+        rows = zip(ways, geometries, strict=True)
+        alike = [(way.forward, g.stride, g.dilation) for way, g in rows]
+        for (way, *_), run in groupby(range(count), alike.__getitem__):
             levels = list(run)
             here = slice(levels[0], levels[-1] + 1)
             if way == DIRECT:

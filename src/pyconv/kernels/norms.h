@@ -81,7 +81,8 @@ void forwards(const Norm<T>& norm) {
 #pragma omp single
     for (int64_t c = 0; c < channels; ++c) {
       const double off = sums.total(0, c) / rows, mean = near[c] + off;
-      const double variance = std::max(0.0, sums.total(1, c) / rows - off * off);
+      double variance = sums.total(1, c) / rows - off * off;
+      if (variance < 0) variance = 0;  // NaN stays NaN
       norm.mean[c] = mean;
       norm.deviation[c] = 1 / std::sqrt(variance + norm.epsilon);
       norm.running_mean[c] += norm.momentum * (mean - norm.running_mean[c]);
