@@ -219,13 +219,14 @@ def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: Any) -> Tensor:
 
 def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     geometries = _geometries(*numbers)
+    *_, relu, prepared = numbers
     given = [bias for bias in biases if bias is not None]
     if _may_ask(x, [*weights, *given], geometries):
         out = _empty(x, weights, *numbers)
         last = x.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
         biases = [None if bias is None else bias.contiguous() for bias in biases]
-        if _run("direct", last, out, weights, biases, geometries, numbers[4], None, numbers[5]):
+        if _run("direct", last, out, weights, biases, geometries, relu, prepared=prepared):
             return out
     return _as_usual(x, weights, biases, *numbers)
 
@@ -234,7 +235,8 @@ def _as_usual(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: An
     levels = zip(weights, biases, _geometries(*numbers), strict=True)
     maps = [conv(x, weight, bias, geometry) for weight, bias, geometry in levels]
     out = _empty(x, weights, *numbers).copy_(torch.cat(maps, 1))
-    return out.relu_() if numbers[4] else out
+    *_, relu, _ = numbers
+    return out.relu_() if relu else out
 
 
 def _on_no_device(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
@@ -266,9 +268,9 @@ def _prepare_on_no_device(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weights, biases, *numbers = inputs
+    x, weights, biases, *numbers, relu, _ = inputs
     ctx.geometries, ctx.biases = _geometries(*numbers), [bias is not None for bias in biases]
-    ctx.save_for_backward(x, output if numbers[4] else None, *weights)
+    ctx.save_for_backward(x, output if relu else None, *weights)
 
 
 def _back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
