@@ -118,25 +118,29 @@ class Frozen(nn.Module):
         self.module = module
         self.convert = convert
         self.back = back
+        self._renew()
+
+    def _renew(self) -> None:
+        """Begin a program anew, of which the weights as they are now will be a part."""
         # The calls from one kernel to the next in C++ as well.
-        self.on_cpu = all(p.device.type == "cpu" for p in module.parameters())
-        self._run = _compiled(module, back)
+        self.on_cpu = all(p.device.type == "cpu" for p in self.module.parameters())
+        self._run = _compiled(self.module, self.back)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_run"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._run = _compiled(self.module, self.back)
+        self._renew()
 
     def _apply(self, *arguments: Any) -> Any:  # as in .to()
         moved = super()._apply(*arguments)  # type: ignore[no-untyped-call]
-        self._run = _compiled(self.module, self.back)
+        self._renew()
         return moved
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         done = super().load_state_dict(*arguments, **options)
-        self._run = _compiled(self.module, self.back)  # the weights are part of the program
+        self._renew()
         return done
 
     def __getattr__(self, name: str) -> Any:  # such as channels, which a detector asks for
