@@ -282,39 +282,58 @@ def test_forward_mode_derivatives() -> None:
     torch.testing.assert_close(torch.func.jvp(layer, (x,), (moves,)), expected)
 
 
+BFLOAT16, SINGLE = torch.bfloat16, torch.float32
+
+
 @pytest.mark.parametrize(
     ("channels", "kernel", "stride", "size", "wrong"),
     [
-        (8, (7, 8), (1, 1), (9, 9), True),  # 8 inputs x 8 pixels: two whole runs of 32
-        (12, (1, 8), (1, 1), (9, 9), True),
-        (8, (8, 7), (1, 1), (9, 9), False),
-        (16, (8, 8), (1, 1), (9, 9), False),
-        (4, (8, 8), (1, 1), (9, 9), False),  # one run
-        (16, (3, 3), (2, 2), (9, 2), True),  # a map one pixel wide
-        (16, (3, 3), (2, 2), (2, 9), False),
-        (16, (3, 3), (1, 1), (9, 1), False),
-        (16, (1, 1), (2, 2), (9, 1), False),
+        (8, (7, 8), (1, 1), (9, 9), {BFLOAT16}),  # 8 inputs x 8 pixels: two whole runs of 32
+        (12, (1, 8), (1, 1), (9, 9), {BFLOAT16}),
+        (8, (8, 7), (1, 1), (9, 9), set()),
+        (16, (8, 8), (1, 1), (9, 9), set()),
+        (4, (8, 8), (1, 1), (9, 9), set()),  # one run
+        (16, (3, 3), (2, 2), (9, 2), {BFLOAT16}),  # one step across the map
+        (4, (5,), (2,), (1,), {BFLOAT16}),
+        (1, (1, 3), (1, 3), (4, 1), {BFLOAT16}),
+        (3, (5, 1), (2, 3), (2, 1), {BFLOAT16}),
+        (16, (3, 3), (2, 2), (2, 9), set()),
+        (16, (3, 3), (1, 1), (9, 1), set()),
+        (4, (7, 1, 1), (1, 2, 1), (4, 5, 5), {BFLOAT16}),  # a volume smaller than the kernel
+        (3, (1, 3, 1), (1, 3, 1), (5, 1, 8), {BFLOAT16}),
+        (8, (5, 5, 5), (3, 2, 1), (5, 6, 8), {BFLOAT16, SINGLE}),
+        (4, (7, 3, 3), (2, 1, 1), (5, 6, 6), {BFLOAT16, SINGLE}),
+        (4, (3, 3, 3), (2, 2, 2), (4, 6, 6), set()),
     ],
 )
+@pytest.mark.parametrize("dtype", [BFLOAT16, SINGLE])
 def test_what_onednn_gets_wrong_is_computed_another_way(
     channels: int,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    size: tuple[int, int],
-    wrong: bool,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    size: tuple[int, ...],
+    wrong: set[torch.dtype],
+    dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the processor: on one without the error it is a detour."""
     monkeypatch.setattr(convolution, "TILES", True)
-    geometry = Geometry(1, stride, (kernel[0] // 2, kernel[1] // 2), (1, 1))
-    x = torch.randn(2, channels, *size).bfloat16()
-    weight = torch.randn(16, channels, *kernel).bfloat16()
-    told = convolution.miscomputed(size, weight.shape, geometry, torch.bfloat16, "cpu")
-    assert told == wrong
-    assert not convolution.miscomputed(size, weight.shape, geometry, torch.float32, "cpu")
-    expected = native(x.double(), weight.double(), None, geometry)
+    geometry = Geometry(1, stride, tuple(k // 2 for k in kernel), (1,) * len(kernel))
+    x = torch.randn(2, channels, *size, dtype=dtype).requires_grad_()
+    weight = torch.randn(16, channels, *kernel, dtype=dtype).requires_grad_()
+    told = convolution.miscomputed(size, weight.shape, geometry, dtype, "cpu")
+    assert told == (dtype in wrong)
+    bound = 0.004 if dtype == BFLOAT16 else 1e-5
+    exact = [t.detach().double().requires_grad_() for t in (x, weight)]
+    expected = native(*exact, None, geometry)
+    grad = torch.randn_like(expected).to(dtype)
+    truth = [expected, *torch.autograd.grad(expected, exact, grad.double())]
     out = native(x, weight, None, geometry)
-    assert out.dtype == torch.bfloat16 and error(out, expected) < 0.004
+    through_autograd = [out, *torch.autograd.grad(out, (x, weight), grad)]
+    at_once = [out, *convolution.conv_gradients(grad, x, weight, geometry)]
+    for found in (through_autograd, at_once):
+        for value, target in zip(found, truth, strict=True):
+            assert value.dtype == dtype and error(value, target) < bound
     with torch.autocast("cpu", torch.bfloat16):
         out = native(x.float(), weight.float(), None, geometry)
     assert out.dtype == torch.bfloat16 and error(out, expected) < 0.004

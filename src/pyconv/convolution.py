@@ -46,8 +46,9 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> 
     function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
     groups, stride, padding, dilation = geometry
     dtype, device = computed_in(x), x.device.type
-    if miscomputed(x.shape[2:], weight.shape, geometry, dtype, device):
-        tensors = [None if t is None else t.float() for t in (x, weight, bias)]
+    right = _right_dtype(x.shape[2 - weight.dim() :], weight.shape, geometry, dtype, device)
+    if right != dtype:
+        tensors = [None if t is None else t.to(right) for t in (x, weight, bias)]
         with torch.autocast(device, enabled=False):
             return function(*tensors, stride, padding, dilation, groups).to(dtype)
     return function(x, weight, bias, stride, padding, dilation, groups)
@@ -62,15 +63,13 @@ def conv_gradients(
 ) -> tuple[Any, Any]:
     """The gradients on the input and on the weight; None for one that is not wanted."""
     groups, stride, padding, dilation = geometry
-    dtype, tensors = x.dtype, (grad, x, weight)
-    wrong = miscomputed(x.shape[2:], weight.shape, geometry, dtype, x.device.type)
-    if wrong:
-        tensors = (grad.float(), x.float(), weight.float())
+    right = _right_dtype(x.shape[2:], weight.shape, geometry, x.dtype, x.device.type)
+    tensors = [tensor.to(right) for tensor in (grad, x, weight)]
     none = [0] * len(stride)
     found = torch.ops.aten.convolution_backward(
         *tensors, None, stride, padding, dilation, False, none, groups, [*wanted, False]
     )
-    on_x, on_weight = (t.to(dtype) if wrong and t is not None else t for t in found[:2])
+    on_x, on_weight = (None if t is None else t.to(x.dtype) for t in found[:2])
     return on_x, on_weight
 
 
@@ -88,23 +87,60 @@ def miscomputed(
     """Whether oneDNN gets such a convolution wrong: by more than the result, and silently.
 
     ``size`` is that of the input's map, ``weight`` the shape ``[out, in / g, *k]``. Seen with
-    PyTorch 2.14 in bfloat16 on an Intel Xeon with tiles (AMX), in two cases, forwards:
+    PyTorch 2.14:
 
-    - less than 16 inputs per group make whole runs of 32 with the width of the kernel, more than
-      one of them, such as 8 inputs and 8 pixels. Published kernels are odd, but those of tiles two,
-      four or eight pixels wide come to it.
-    - a kernel with a stride has room for one step only: the output's map is one pixel wide. If
-      the input's map is so too, the gradient on the weight is whatever lay in memory.
+    - In bfloat16 with tiles (AMX), forwards: less than 16 inputs per group make whole runs of 32
+      with the width of the kernel, more than one of them, such as 8 inputs and 8 pixels. Published
+      kernels are odd, but those of tiles two, four or eight pixels wide come to it.
+    - In bfloat16 with AVX-512, a kernel that takes one step across the map: the gradient on the
+      weight is whatever lay in memory, and some maps are. So it is with volumes that are smaller
+      than the kernel in any direction.
+    - In float32 too, kernels that take steps through a volume no deeper than they are: the
+      gradient on the weight is written where it must not be, and the process dies.
     """
-    if not TILES or dtype.itemsize != 2 or device != "cpu":
+    if device != "cpu" or not all(isinstance(n, int) for n in size):
         return False
-    inputs, width, dims = weight[1], weight[-1], len(weight) - 2
-    if inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:
+    rows = [_Row(*row) for row in zip(size, weight[2:], *geometry[1:], strict=True)]
+    first, last, volume = rows[0], rows[-1], len(rows) == 3
+    if volume and first.stride > 1 and first.reach >= first.size:
+        return dtype.itemsize <= 4
+    if dtype.itemsize != 2:
+        return False
+    inputs, width = weight[1], weight[-1]
+    if TILES and inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:
         return True
-    stride, padding, dilation = (row[-1] for row in geometry[1:])
-    if dims == 1 or stride == 1 or width == 1 or not isinstance(size[-1], int):
-        return False
-    return size[-1] + 2 * padding - dilation * (width - 1) - 1 < stride
+    return last.one_step or (volume and any(row.one_step or row.reach > row.size for row in rows))
+
+
+class _Row(NamedTuple):
+    """A convolution along one direction."""
+
+    size: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def one_step(self) -> bool:
+        room = self.size + 2 * self.padding - self.reach
+        return self.stride > 1 and (room < self.stride or self.size <= self.stride)
+
+
+WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
+
+
+def _right_dtype(
+    size: Sequence[int], weight: Sequence[int], geometry: Geometry, dtype: torch.dtype, device: str
+) -> torch.dtype:
+    """The dtype itself, or a wider one in which oneDNN computes rightly, or not at all."""
+    while miscomputed(size, weight, geometry, dtype, device):
+        dtype = WIDER[dtype]
+    return dtype
 
 
 def is_channels_last(x: Tensor) -> bool:
