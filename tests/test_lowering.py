@@ -319,11 +319,16 @@ def test_what_onednn_gets_wrong_is_computed_another_way(
     """Whatever the processor: on one without the error it is a detour."""
     monkeypatch.setattr(convolution, "TILES", True)
     geometry = Geometry(1, stride, tuple(k // 2 for k in kernel), (1,) * len(kernel))
-    x = torch.randn(2, channels, *size, dtype=dtype).requires_grad_()
-    weight = torch.randn(16, channels, *kernel, dtype=dtype).requires_grad_()
-    told = convolution.miscomputed(size, weight.shape, geometry, dtype, "cpu")
+    told = convolution.miscomputed(
+        size, (16, channels, *kernel), geometry, dtype, "cpu", learns=False
+    )
     assert told == (dtype in wrong)
-    bound = 0.004 if dtype == BFLOAT16 else 1e-5
+    is_right(torch.randn(2, channels, *size), torch.randn(16, channels, *kernel), geometry, dtype)
+
+
+def is_right(x: Tensor, weight: Tensor, geometry: Geometry, dtype: torch.dtype) -> None:
+    """The map and both gradients, in either way to ask for them."""
+    x, weight = (t.to(dtype).requires_grad_() for t in (x, weight))
     exact = [t.detach().double().requires_grad_() for t in (x, weight)]
     expected = native(*exact, None, geometry)
     grad = torch.randn_like(expected).to(dtype)
@@ -331,9 +336,20 @@ def test_what_onednn_gets_wrong_is_computed_another_way(
     out = native(x, weight, None, geometry)
     through_autograd = [out, *torch.autograd.grad(out, (x, weight), grad)]
     at_once = [out, *convolution.conv_gradients(grad, x, weight, geometry)]
+    bound = 0.004 if dtype == BFLOAT16 else 1e-5
     for found in (through_autograd, at_once):
         for value, target in zip(found, truth, strict=True):
             assert value.dtype == dtype and error(value, target) < bound
     with torch.autocast("cpu", torch.bfloat16):
         out = native(x.float(), weight.float(), None, geometry)
     assert out.dtype == torch.bfloat16 and error(out, expected) < 0.004
+
+
+@pytest.mark.parametrize("dilation", [(2, 2), (3, 1)])
+@pytest.mark.parametrize("tiles", [convolution.TILES, False])
+def test_dilated_groups_learn_from_wide_maps(
+    dilation: tuple[int, int], tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "TILES", tiles)
+    x = torch.randn(2, 32, 9, 33).contiguous(memory_format=torch.channels_last)
+    is_right(x, torch.randn(16, 8, 3, 3), Geometry(4, (1, 1), dilation, dilation), BFLOAT16)

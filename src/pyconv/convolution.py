@@ -46,7 +46,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> 
     function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
     groups, stride, padding, dilation = geometry
     dtype, device = computed_in(x), x.device.type
-    right = _right_dtype(x.shape[2 - weight.dim() :], weight.shape, geometry, dtype, device)
+    size, learns = x.shape[2 - weight.dim() :], torch.is_grad_enabled() and weight.requires_grad
+    right = _right_dtype(size, weight.shape, geometry, dtype, device, learns)
     if right != dtype:
         tensors = [None if t is None else t.to(right) for t in (x, weight, bias)]
         with torch.autocast(device, enabled=False):
@@ -63,7 +64,7 @@ def conv_gradients(
 ) -> tuple[Any, Any]:
     """The gradients on the input and on the weight; None for one that is not wanted."""
     groups, stride, padding, dilation = geometry
-    right = _right_dtype(x.shape[2:], weight.shape, geometry, x.dtype, x.device.type)
+    right = _right_dtype(x.shape[2:], weight.shape, geometry, x.dtype, x.device.type, wanted[1])
     tensors = [tensor.to(right) for tensor in (grad, x, weight)]
     none = [0] * len(stride)
     found = torch.ops.aten.convolution_backward(
@@ -82,12 +83,17 @@ def computed_in(x: Tensor) -> torch.dtype:
 
 
 def miscomputed(
-    size: Sequence[int], weight: Sequence[int], geometry: Geometry, dtype: torch.dtype, device: str
+    size: Sequence[int],
+    weight: Sequence[int],
+    geometry: Geometry,
+    dtype: torch.dtype,
+    device: str,
+    learns: bool,
 ) -> bool:
     """Whether oneDNN gets such a convolution wrong: by more than the result, and silently.
 
-    ``size`` is that of the input's map, ``weight`` the shape ``[out, in / g, *k]``. Seen with
-    PyTorch 2.14:
+    ``size`` is that of the input's map, ``weight`` the shape ``[out, in / g, *k]``; ``learns`` says
+    whether the gradient on it is wanted. Seen with PyTorch 2.14:
 
     - In bfloat16 with tiles (AMX), forwards: less than 16 inputs per group make whole runs of 32
       with the width of the kernel, more than one of them, such as 8 inputs and 8 pixels. Published
@@ -95,6 +101,8 @@ def miscomputed(
     - In bfloat16 with AVX-512, a kernel that takes one step across the map: the gradient on the
       weight is whatever lay in memory, and some maps are. So it is with volumes that are smaller
       than the kernel in any direction.
+    - In bfloat16 with AVX-512 and no tiles, the gradient on the weight of dilated groups, of a
+      number of inputs that is no multiple of 16, over maps more than 28 pixels wide.
     - In float32 too, kernels that take steps through a volume no deeper than they are: the
       gradient on the weight is written where it must not be, and the process dies.
     """
@@ -108,6 +116,9 @@ def miscomputed(
         return False
     inputs, width = weight[1], weight[-1]
     if TILES and inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:
+        return True
+    dilated = any(row.dilation > 1 for row in rows[:-1]) and last.steps > 28
+    if learns and not TILES and geometry.groups > 1 and inputs % 16 and dilated:
         return True
     return last.one_step or (volume and any(row.one_step or row.reach > row.size for row in rows))
 
@@ -126,19 +137,27 @@ class _Row(NamedTuple):
         return self.dilation * (self.kernel - 1) + 1
 
     @property
+    def steps(self) -> int:
+        return (self.size + 2 * self.padding - self.reach) // self.stride + 1
+
+    @property
     def one_step(self) -> bool:
-        room = self.size + 2 * self.padding - self.reach
-        return self.stride > 1 and (room < self.stride or self.size <= self.stride)
+        return self.stride > 1 and (self.steps == 1 or self.size <= self.stride)
 
 
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
 
 
 def _right_dtype(
-    size: Sequence[int], weight: Sequence[int], geometry: Geometry, dtype: torch.dtype, device: str
+    size: Sequence[int],
+    weight: Sequence[int],
+    geometry: Geometry,
+    dtype: torch.dtype,
+    device: str,
+    learns: bool,
 ) -> torch.dtype:
     """The dtype itself, or a wider one in which oneDNN computes rightly, or not at all."""
-    while miscomputed(size, weight, geometry, dtype, device):
+    while miscomputed(size, weight, geometry, dtype, device, learns):
         dtype = WIDER[dtype]
     return dtype
 

@@ -135,6 +135,7 @@ def goes_wrong(problem: Problem, lowering: Lowering) -> bool:
         geometry._replace(stride=stride),
         problem.dtype,
         problem.device,
+        learns=problem.mode == "on_weight",
     )
 
 
