@@ -3,7 +3,8 @@
 // A block of LANES outputs belongs to so many neighbouring groups. The inputs of these are packed
 // so that one of each group lie side by side; loaded again and again until the vector is full, they
 // are what the lanes want. No lane is idle and no zero is multiplied but those of the padding,
-// however few channels a group has.
+// however few channels a group has. Where a processor multiplies two numbers of bfloat16 by two and
+// adds them up at once, a lane holds a pair of neighbouring inputs instead of one as float.
 
 #if defined(__AVX512F__)
 constexpr int PIXELS = 14;  // two rows of sums, two weights, one pixel: 31 of 32 registers
@@ -35,8 +36,17 @@ inline Floats repeated(const float* from) {
   return load(from);
 }
 
-// Levels with as many groups and outputs, whose lanes want the same.
-template <typename T>
+// sum + a * b, lane by lane, of so many inputs EACH.
+template <int EACH>
+inline Floats add_product(Floats sum, Floats a, Floats b) {
+#if defined(__AVX512BF16__)
+  if constexpr (EACH == 2) return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#endif
+  return sum + a * b;
+}
+
+// Levels with as many groups and outputs, whose lanes want the same: a lane holds EACH inputs.
+template <typename T, int EACH = 1>
 struct Lanes {
   // Where a vector of packed numbers comes from, in up to four vectors of a pixel.
   struct Pick {
@@ -47,9 +57,10 @@ struct Lanes {
   const Call<T>& call;
   std::vector<const Level<T>*> levels;
   Frame frame;
-  int64_t inputs, per_group, blocks;
+  int64_t channels, inputs;       // lanes that hold all of the input, and those of a group
+  int64_t per_group, blocks;      // outputs of a group; vectors of outputs
   int64_t together, span, width;  // groups of a block; their inputs; pixels of a packed row
-  int64_t line;                   // numbers of a row with all channels: [channels / span, width, span]
+  int64_t line;                   // lanes of a row of the input: [channels / span, width, span]
   std::vector<Floats*> weights;   // of each level: [blocks, height, width, inputs]
   std::vector<Pick> picks;        // [span / LANES]
   Ints order;                     // of the lanes: outputs first, then groups; back to channels
@@ -58,17 +69,19 @@ struct Lanes {
       : call(call),
         levels(std::move(alike)),
         frame(call, levels),
-        inputs(call.channels / levels[0]->groups),
+        channels(call.channels / EACH),
+        inputs(channels / levels[0]->groups),
         per_group(levels[0]->per_group()),
         blocks(levels[0]->outputs / LANES),
         together(std::max<int64_t>(1, LANES / per_group)),
         span(together * inputs),
         width((call.out_width - 1) * call.stride_x + frame.reach_x),
-        line(width * call.channels) {}
+        line(width * channels) {}
 
   bool fits() const {
     const bool whole = per_group < LANES ? LANES % per_group == 0 : per_group % LANES == 0;
-    return whole && levels[0]->outputs % LANES == 0 && span % LANES == 0 &&
+    return whole && call.channels / levels[0]->groups % EACH == 0 &&
+           levels[0]->outputs % LANES == 0 && span % LANES == 0 &&
            (together == 1 || span <= SOURCES * LANES);
   }
 
@@ -102,17 +115,29 @@ struct Lanes {
   void fill(size_t l, int64_t block) const {
     const Level<T>& level = *levels[l];
     const int64_t area = level.height * level.width;
-    const T* from = level.weight + block * LANES * taps(level);
+    const T* from = level.weight + block * LANES * taps(level) * EACH;
     Floats* to = weights[l] + block * taps(level);
     for (int64_t channel = 0; channel < LANES; ++channel)
       for (int64_t c = 0; c < inputs; ++c)
-        for (int64_t tap = 0; tap < area; ++tap)
-          to[tap * inputs + c][order[channel]] = number(*from++);
+        for (int64_t each = 0; each < EACH; ++each)
+          for (int64_t tap = 0; tap < area; ++tap) {
+            Floats& v = to[tap * inputs + c];
+            if constexpr (EACH == 1)
+              v[order[channel]] = number(*from++);
+            else
+              std::memcpy((T*)&v + order[channel] * EACH + each, from++, sizeof(T));
+          }
   }
 
   int64_t channel_of(int64_t block) const { return block * LANES / per_group * inputs; }
 
-  // A row of an image, `span` channels: [width, inputs, together], zero beside the map.
+  // What fills a vector's lanes, from number `at` of so many on.
+  static Floats lanes_of(const T* from, int64_t at) {
+    if constexpr (EACH == 1) return load(from + at);
+    return load((const float*)(from + at * EACH));
+  }
+
+  // A row of an image, `span` lanes of it: [width, inputs, together], zero beside the map.
   void pack(int64_t n, int64_t y, int64_t channel, float* packed) const {
     const int64_t vectors = span / LANES;
     const bool empty = y < 0 || y >= call.height;
@@ -122,19 +147,20 @@ struct Lanes {
     std::memset(packed + right * span, 0, (width - right) * span * sizeof(float));
     if (empty) return;
     float* to = packed + left * span;
-    const T* pixel = call.pixel(n, y, left - frame.pad_x) + channel;
+    const T* pixel = call.pixel(n, y, left - frame.pad_x) + channel * EACH;
     for (int64_t q = left; q < right; ++q, to += span, pixel += call.channels) {
       if (picks.empty()) {
-        for (int64_t v = 0; v < vectors; ++v) store(to + v * LANES, load(pixel + v * LANES));
+        for (int64_t v = 0; v < vectors; ++v) store(to + v * LANES, lanes_of(pixel, v * LANES));
       } else if (vectors == 1) {
-        store(to, __builtin_shuffle(load(pixel), picks[0].pair[0]));
+        store(to, __builtin_shuffle(lanes_of(pixel, 0), picks[0].pair[0]));
       } else if (vectors == 2) {
-        const Floats a = load(pixel), b = load(pixel + LANES);
+        const Floats a = lanes_of(pixel, 0), b = lanes_of(pixel, LANES);
         store(to, __builtin_shuffle(a, b, picks[0].pair[0]));
         store(to + LANES, __builtin_shuffle(a, b, picks[1].pair[0]));
       } else {
-        const Floats a = load(pixel), b = load(pixel + LANES), c = load(pixel + 2 * LANES);
-        const Floats d = vectors == 3 ? c : load(pixel + 3 * LANES);
+        const Floats a = lanes_of(pixel, 0), b = lanes_of(pixel, LANES);
+        const Floats c = lanes_of(pixel, 2 * LANES);
+        const Floats d = vectors == 3 ? c : lanes_of(pixel, 3 * LANES);
         for (int64_t v = 0; v < vectors; ++v) {
           const Floats low = __builtin_shuffle(a, b, picks[v].pair[0]);
           const Floats high = __builtin_shuffle(c, d, picks[v].pair[1]);
@@ -158,8 +184,8 @@ struct Lanes {
 #pragma GCC unroll 16
         for (int i = 0; i < COUNT; ++i) {
           const Floats pixel = repeated<GROUPS>(at + i * stride);
-          if constexpr (UPPER) sums[0][i] += a * pixel;
-          if constexpr (LOWER) sums[1][i] += b * pixel;
+          if constexpr (UPPER) sums[0][i] = add_product<EACH>(sums[0][i], a, pixel);
+          if constexpr (LOWER) sums[1][i] = add_product<EACH>(sums[1][i], b, pixel);
         }
       }
   }
@@ -229,14 +255,14 @@ struct Lanes {
 };
 
 // The packed rows that are wanted now, in a ring: each row is packed once for all that want it.
-template <typename T>
+template <typename T, int EACH>
 struct Window {
-  const Lanes<T>& lanes;
+  const Lanes<T, EACH>& lanes;
   float* ring;
   int64_t first, next;  // row of input: that with which the ring began, that to pack next
   std::vector<const float*> rows;
 
-  Window(const Lanes<T>& lanes, float* ring, int64_t y)
+  Window(const Lanes<T, EACH>& lanes, float* ring, int64_t y)
       : lanes(lanes),
         ring(ring),
         first(y * lanes.call.stride_y - lanes.frame.pad_y),
@@ -249,7 +275,7 @@ struct Window {
     const int64_t top = y * lanes.call.stride_y - lanes.frame.pad_y;
     const int64_t end = top + lanes.frame.reach_y + (step - 1) * lanes.call.stride_y;
     for (next = std::max(next, top); next < end; ++next)
-      for (int64_t channel = 0; channel < lanes.call.channels; channel += lanes.span)
+      for (int64_t channel = 0; channel < lanes.channels; channel += lanes.span)
         lanes.pack(n, next, channel, place(next) + channel * lanes.width);
     for (int64_t row = top; row < end; ++row) rows[row - top] = place(row);
     lanes.compute(n, y, step, rows.data());
@@ -262,9 +288,9 @@ bool alike(const Level<T>& a, const Level<T>& b) {
 }
 
 // The bytes of the prepared weights, 0 if the levels do not fit; does what the call has room for.
-template <typename T>
+template <typename T, int EACH = 1>
 int64_t by_lanes(const Call<T>& call) {
-  std::vector<Lanes<T>> all;
+  std::vector<Lanes<T, EACH>> all;
   for (auto& levels : sorted(call, alike<T>)) all.emplace_back(call, levels);
   int64_t weights = 0, rings = 0;
   for (const auto& lanes : all) {
@@ -294,7 +320,7 @@ int64_t by_lanes(const Call<T>& call) {
     for (int64_t n = 0; n < (call.x ? call.images : 0); ++n)
       for (int64_t top = 0; top < call.out_height; top += rows) {
         const int64_t end = std::min(call.out_height, top + rows);
-        std::vector<Window<T>> windows;
+        std::vector<Window<T, EACH>> windows;
         float* ring = packed;
         for (const auto& lanes : all) {
           windows.emplace_back(lanes, ring, top);

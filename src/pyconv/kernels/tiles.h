@@ -451,6 +451,9 @@ inline int64_t by_tiles(const Call<Bfloat16>&) { return 0; }
 
 extern "C" int64_t direct_float32(const Call<float>* call) { return by_lanes(*call); }
 extern "C" int64_t direct_bfloat16(const Call<Bfloat16>* call) {
-  const int64_t bytes = by_tiles(*call);
+  int64_t bytes = by_tiles(*call);
+#if defined(__AVX512BF16__)
+  if (!bytes) bytes = by_lanes<Bfloat16, 2>(*call);
+#endif
   return bytes ? bytes : by_lanes(*call);
 }
