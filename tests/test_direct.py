@@ -10,6 +10,7 @@ import math
 import pickle
 import platform
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor, library, nn
 
 from pyconv import PyConv2d, kernels, optimize
 from pyconv.convolution import Geometry
-from pyconv.direct import HEADERS, direct, fits, on_weight, prepare
+from pyconv.direct import HEADERS, direct, fits, on_input, on_inputs, on_weight, prepare
 from pyconv.lowering import native
 from pyconv.prepared import DirectPyramid
 
@@ -129,6 +130,26 @@ def test_gradients_on_weights_are_equal_to_the_plain_ones(threads: int, single: 
 
 
 @compiled
+@given(problems())
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+def test_the_gradient_on_the_input_is_equal_to_the_plain_one(threads: int, single: Levels) -> None:
+    for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
+        wide = some.x.double().requires_grad_()
+        out = some.to(torch.float64)._replace(x=wide, biases=[None] * len(some.weights)).plain()
+        grad = torch.randn_like(out).to(some.x.dtype)
+        (truth,) = torch.autograd.grad(out, wide, grad.double())
+        starts = [0, *accumulate(weight.shape[0] for weight in some.weights[:-1])]
+        found = on_inputs(grad, some.x, some.weights, some.geometries, starts)
+        assert found.dtype == some.x.dtype and found.shape == some.x.shape
+        assert error(found, truth) < bound
+        alone = [
+            on_input(grad.narrow(1, start, weight.shape[0]), some.x, weight, geometry)
+            for start, weight, geometry in zip(starts, some.weights, some.geometries, strict=True)
+        ]
+        assert error(sum(part.double() for part in alone), truth) < bound  # type: ignore[arg-type]
+
+
+@compiled
 def test_gradients_on_weights_repeat_bit_by_bit() -> None:
     some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1], size=(56, 56), images=3)
     for weight, geometry in zip(some.weights, some.geometries, strict=True):
@@ -190,6 +211,11 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
                 (slope,) = torch.autograd.grad(out, wide, grad.double())
                 assert fits(one.x, [weight], [geometry], "gradient")
                 assert error(on_weight(grad, one.x, weight, geometry), slope) < bound
+                wide = one.x.double().requires_grad_()
+                out = native(wide, weight.double(), None, geometry)
+                (slope,) = torch.autograd.grad(out, wide, grad.double())
+                assert fits(one.x, [weight], [geometry], "input")
+                assert error(on_input(grad, one.x, weight, geometry), slope) < bound
 
 
 @compiled

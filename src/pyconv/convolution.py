@@ -106,13 +106,14 @@ def miscomputed(
     - In float32 too, kernels that take steps through a volume no deeper than they are: the
       gradient on the weight is written where it must not be, and the process dies.
     """
-    if device != "cpu" or not all(isinstance(n, int) for n in size):
+    volume, half = len(size) == 3, dtype.itemsize == 2
+    if device != "cpu" or not (half or volume) or not all(isinstance(n, int) for n in size):
         return False
     rows = [_Row(*row) for row in zip(size, weight[2:], *geometry[1:], strict=True)]
-    first, last, volume = rows[0], rows[-1], len(rows) == 3
-    if volume and first.stride > 1 and first.reach >= first.size:
-        return dtype.itemsize <= 4
-    if dtype.itemsize != 2:
+    first, last = rows[0], rows[-1]
+    if volume and first.stride > 1 and first.reach >= first.size and dtype != torch.float64:
+        return True
+    if not half:
         return False
     inputs, width = weight[1], weight[-1]
     if TILES and inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:

@@ -18,11 +18,22 @@ from . import kernels
 from .convolution import Geometry, conv, conv_gradients
 from .kernels import DTYPES
 
-__all__ = ["HEADERS", "Task", "add_up", "direct", "fits", "on_weight", "on_weights", "prepare"]
+__all__ = [
+    "HEADERS",
+    "Task",
+    "add_up",
+    "direct",
+    "fits",
+    "on_input",
+    "on_inputs",
+    "on_weight",
+    "on_weights",
+    "prepare",
+]
 
-HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h", "gradient.h", "sums.h")
+HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h", "gradient.h", "input.h", "sums.h")
 Biases = Sequence[Tensor | None]
-Task = Literal["direct", "gradient"]  # the maps, or the gradients on the weights
+Task = Literal["direct", "gradient", "input"]  # the maps; gradients on the weights, on the input
 
 
 def direct(
@@ -61,13 +72,34 @@ def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
     return first.stride, padding, first.dilation, [geometry.groups for geometry in geometries]
 
 
+def on_input(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient on the input, from that on the map: ``[N, out, *map]`` -> as ``x``."""
+    gradient: Tensor = torch.ops.pyconv.direct_on_input(grad, x, weight, *_numbers([geometry]))
+    return gradient
+
+
 def on_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """The gradient on a weight, from that on the map: ``[N, out, *map]`` -> as ``weight``."""
-    groups, stride, padding, dilation = geometry
-    gradient: Tensor = torch.ops.pyconv.direct_on_weight(
-        grad, x, weight, stride, padding, dilation, groups
-    )
+    gradient: Tensor = torch.ops.pyconv.direct_on_weight(grad, x, weight, *_numbers([geometry]))
     return gradient
+
+
+def on_inputs(
+    grad: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    starts: Sequence[int],
+) -> Tensor:
+    """The gradient on the input through several weights; ``starts`` as for :func:`on_weights`."""
+    if _may_ask(x, [*weights, grad], geometries):
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        weights = [weight.contiguous() for weight in weights]
+        found = torch.empty_like(x, memory_format=torch.channels_last)
+        if _run("input", found, grad, weights, [], geometries, starts=starts):
+            return found
+    rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
+    return add_up([conv_gradients(g, x, w, geometry, (True, False))[0] for g, w, geometry in rows])
 
 
 def on_weights(
@@ -87,9 +119,13 @@ def on_weights(
         found = [torch.empty_like(weight, memory_format=layout) for weight in weights]
         if _run("gradient", x, grad, found, [], geometries, starts=starts):
             return found
-    parts = (grad.narrow(1, start, w.shape[0]) for start, w in zip(starts, weights, strict=True))
-    rows = zip(parts, weights, geometries, strict=True)
-    return [conv_gradients(part, x, weight, geometry)[1] for part, weight, geometry in rows]
+    rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
+    return [conv_gradients(g, x, w, geometry, (False, True))[1] for g, w, geometry in rows]
+
+
+def _parts(grad: Tensor, weights: Sequence[Tensor], starts: Sequence[int]) -> list[Tensor]:
+    rows = zip(weights, starts, strict=True)
+    return [grad.narrow(1, start, weight.shape[0]) for weight, start in rows]
 
 
 def add_up(maps: Sequence[Tensor]) -> Tensor:
@@ -192,10 +228,11 @@ OPERATORS.define(
     "direct_prepare(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups) "
     "-> Tensor"
 )
-OPERATORS.define(
-    "direct_on_weight(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, "
-    "int[] dilation, int groups) -> Tensor"
-)
+for _name in ("direct_on_input", "direct_on_weight"):
+    OPERATORS.define(
+        f"{_name}(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, "
+        "int[] dilation, int[] groups) -> Tensor"
+    )
 
 
 def _geometries(
@@ -287,17 +324,16 @@ def _back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return on_x, [b for _, b in both], on_biases, None, None, None, None, None, None
 
 
-def _on_weight_on_cpu(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Tensor:
-    geometry = Geometry(groups, tuple(stride), tuple(padding), tuple(dilation))
-    if _may_ask(x, [weight, grad], [geometry]):
-        x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
-        gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        if _run("gradient", x, grad, [gradient], [], [geometry]):
-            return gradient
-    usual: Tensor = conv_gradients(grad, x, weight, geometry, (False, True))[1]
-    return usual
+def _on_input_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return on_inputs(grad, x, [weight], _geometries(*numbers), [0])
+
+
+def _on_input_on_no_device(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _on_weight_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return on_weights(grad, x, [weight], _geometries(*numbers), [0])[0]
 
 
 def _on_weight_on_no_device(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
@@ -306,9 +342,11 @@ def _on_weight_on_no_device(grad: Tensor, x: Tensor, weight: Tensor, *numbers: A
 
 OPERATORS.impl("direct", _on_cpu, "CPU")
 OPERATORS.impl("direct", _as_usual, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_on_input", _on_input_on_cpu, "CompositeExplicitAutograd")
 OPERATORS.impl("direct_on_weight", _on_weight_on_cpu, "CompositeExplicitAutograd")
 OPERATORS.impl("direct_prepare", _prepare_on_cpu, "CompositeExplicitAutograd")
 library.register_fake("pyconv::direct", _on_no_device, lib=OPERATORS)
 library.register_fake("pyconv::direct_prepare", _prepare_on_no_device, lib=OPERATORS)
+library.register_fake("pyconv::direct_on_input", _on_input_on_no_device, lib=OPERATORS)
 library.register_fake("pyconv::direct_on_weight", _on_weight_on_no_device, lib=OPERATORS)
 library.register_autograd("pyconv::direct", _back, setup_context=_keep, lib=OPERATORS)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .convolution import Geometry, computed_in, conv, conv_gradients, is_channels_last
-from .direct import on_weight
+from .direct import on_input, on_weight
 from .lowering import (
     NATIVE,
     Lowering,
@@ -102,6 +102,8 @@ def gradients(
     ``[N, out, *map]``, ``[N, in, *size]``, ``[out, in / g, *k]`` -> as ``x`` and as ``weight``;
     None for one that is not wanted.
     """
+    if not any(wanted):
+        return None, None
     if lowering.kind == "direct":
         return _direct_gradients(grad, x, weight, geometry, wanted)
     prepared, _ = prepare(weight, None, geometry, lowering)
@@ -125,11 +127,11 @@ def gradients(
 def _direct_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """There is a kernel for the gradient on the weight, and none for gradients of it."""
-    if torch.is_grad_enabled() or not wanted[1]:
+    """There are kernels for both gradients, and none for gradients of them."""
+    if torch.is_grad_enabled():
         return conv_gradients(grad, x, weight, geometry, wanted)
-    on_x = conv_gradients(grad, x, weight, geometry, (True, False))[0] if wanted[0] else None
-    return on_x, on_weight(grad, x, weight, geometry)
+    on_x = on_input(grad, x, weight, geometry) if wanted[0] else None
+    return on_x, on_weight(grad, x, weight, geometry) if wanted[1] else None
 
 
 def _depthwise_gradients(

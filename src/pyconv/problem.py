@@ -108,9 +108,11 @@ def _is_direct(problem: Problem) -> bool:
 
     What is prepared is exported as well, to where there are none; what they write is channels-last.
     """
-    tasks: dict[Mode, Task] = {"forward": "direct", "on_weight": "gradient"}
+    tasks: dict[Mode, Task] = {"forward": "direct", "on_weight": "gradient", "on_input": "input"}
     task = tasks.get(problem.mode)
-    if task is None or len(problem.kernel) != 2 or (task == "direct" and not problem.channels_last):
+    if task is None or len(problem.kernel) != 2:
+        return False
+    if task != "gradient" and not problem.channels_last:
         return False
     return are_direct((problem,), task)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .convolution import Geometry, computed_in
-from .direct import add_up, direct, on_weights
+from .direct import add_up, direct, on_inputs, on_weights
 from .gradients import Ways, gradients
 from .lowering import DIRECT, NATIVE, apply, prepare
 
@@ -72,23 +72,13 @@ class _Pyramid(torch.autograd.Function):
         _, _, wants_x, *wants = ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last)
         parts = grad.split([weight.shape[0] for weight in weights], 1)
-        rows = [*zip(parts, weights, ctx.geometries, ctx.ways, strict=True)]
         if torch.is_grad_enabled():  # a gradient is wanted of the gradient
-            both = [gradients(g, x, w, geometry, NATIVE) for g, w, geometry, _ in rows]
+            rows = zip(parts, weights, ctx.geometries, strict=True)
+            both = [gradients(part, x, weight, geometry, NATIVE) for part, weight, geometry in rows]
             on_x: Tensor | None = torch.stack([a for a, _ in both if a is not None]).sum(0)
             on_w: list[Tensor | None] = [b for _, b in both]
         else:
-            on_w = _together(grad, x, ctx.ways, weights, ctx.geometries)
-            on_xs = []
-            for n, (part, weight, geometry, way) in enumerate(rows):
-                same = on_w[n] is None and way.on_input == way.on_weight
-                a, b = gradients(part, x, weight, geometry, way.on_input, (wants_x, same))
-                if same:
-                    on_w[n] = b
-                elif on_w[n] is None:
-                    _, on_w[n] = gradients(part, x, weight, geometry, way.on_weight, (False, True))
-                on_xs += [] if a is None else [a]
-            on_x = add_up(on_xs) if wants_x else None
+            on_x, on_w = _gradients(grad, x, weights, ctx.geometries, ctx.ways, wants_x)
         on_b = [
             part.sum((0, 2, 3)) if wanted else None
             for part, wanted in zip(parts, wants[len(parts) :], strict=True)
@@ -96,25 +86,40 @@ class _Pyramid(torch.autograd.Function):
         return None, None, on_x, *on_w, *on_b
 
 
-def _together(
+def _gradients(
     grad: Tensor,
     x: Tensor,
-    ways: Sequence[Ways],
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
-) -> list[Tensor | None]:
-    """The gradients on the weights that are computed in one pass; None for the others."""
+    ways: Sequence[Ways],
+    wants_x: bool,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients on the input, if wanted, and on all weights, in one pass where chosen."""
     starts = [0, *accumulate(weight.shape[0] for weight in weights)]
-    chosen = [n for n, way in enumerate(ways) if way.on_weight == DIRECT]
-    found: list[Tensor | None] = [None] * len(ways)
-    if chosen:
-        together = on_weights(
-            grad,
-            x,
-            [weights[n] for n in chosen],
-            [geometries[n] for n in chosen],
-            [starts[n] for n in chosen],
-        )
-        for n, gradient in zip(chosen, together, strict=True):
-            found[n] = gradient
-    return found
+
+    def levels(
+        chosen: list[int],
+    ) -> tuple[Sequence[Tensor], Sequence[Geometry], Sequence[int]]:
+        rows = [(weights[n], geometries[n], starts[n]) for n in chosen]
+        of_weights, of_geometries, of_starts = zip(*rows, strict=True)
+        return of_weights, of_geometries, of_starts
+
+    by_weight = [n for n, way in enumerate(ways) if way.on_weight == DIRECT]
+    by_input = [n for n, way in enumerate(ways) if wants_x and way.on_input == DIRECT]
+    on_w: list[Tensor | None] = [None] * len(ways)
+    if by_weight:
+        together = on_weights(grad, x, *levels(by_weight))
+        for n, gradient in zip(by_weight, together, strict=True):
+            on_w[n] = gradient
+    on_xs = [on_inputs(grad, x, *levels(by_input))] if by_input else []
+    for n, (weight, geometry, way) in enumerate(zip(weights, geometries, ways, strict=True)):
+        part = grad.narrow(1, starts[n], weight.shape[0])
+        wants = (wants_x and n not in by_input, n not in by_weight)
+        if way.on_input == way.on_weight:
+            a, b = gradients(part, x, weight, geometry, way.on_input, wants)
+        else:
+            a, _ = gradients(part, x, weight, geometry, way.on_input, (wants[0], False))
+            _, b = gradients(part, x, weight, geometry, way.on_weight, (False, wants[1]))
+        on_xs += [] if a is None else [a]
+        on_w[n] = on_w[n] if b is None else b
+    return add_up(on_xs) if wants_x else None, on_w
