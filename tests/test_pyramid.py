@@ -62,11 +62,15 @@ def name_of(out: Tensor) -> str:
 
 
 @compiled
+@pytest.mark.parametrize("way", [None, "direct"])
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("options", PYRAMIDS.values(), ids=PYRAMIDS)
-def test_a_pyramid_learns_as_its_levels_do(options: dict[str, Any], half: bool) -> None:
+def test_a_pyramid_learns_as_its_levels_do(
+    options: dict[str, Any], half: bool, way: str | None
+) -> None:
     torch.manual_seed(0)
     layer = PyConv2d(**options)
+    pin(layer, way)
     x = last(4, options["in_channels"], 29, 31)
     assert name_of(layer(x)) == "_PyramidBackward"
     found, truth = answers(layer, x, half), answers(copy.deepcopy(layer).double(), x.double())

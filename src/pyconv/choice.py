@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from . import kernels, rule
-from .convolution import Geometry
+from .convolution import TILES, Geometry, computed_in
 from .direct import HEADERS
 from .gradients import Ways, convolve
 from .lowering import DIRECT, NATIVE, Lowering
-from .problem import Problem, are_direct, problem_of
+from .problem import TASKS, Mode, Problem, are_direct, problem_of
 from .timing import fastest
 
 __all__ = ["autotune", "choose", "choose_all", "grouped_conv"]
@@ -89,7 +89,9 @@ def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
     )
 
 
-MOST_INPUTS = 16  # per group: with more, PyTorch's own convolutions keep their vectors busy
+# Per group: with more, PyTorch's own convolutions keep their vectors busy.
+MOST_INPUTS = 16
+MOST_OUTPUTS = 4
 
 
 def choose_all(
@@ -98,22 +100,42 @@ def choose_all(
     geometries: Sequence[Geometry],
     pinned: Sequence[Lowering | None],
 ) -> list[Ways]:
-    """The ways for the levels of a pyramid: of each as :func:`grouped_conv` would, but for one.
+    """The ways for the levels of a pyramid: of each as :func:`grouped_conv` would, but for two.
 
-    Where kernels of our own are worth while at all, levels of few inputs are computed together.
+    Where kernels of our own are worth while at all, levels of few inputs are computed together, and
+    so is what comes back to the input from those of few outputs, but in bfloat16 where a processor
+    multiplies matrices: there PyTorch's own are faster.
     """
     rows = list(zip(weights, geometries, pinned, strict=True))
     ways = [
         Ways(pin, pin, pin) if pin else choose(x, weight, geometry)
         for weight, geometry, pin in rows
     ]
-    if any(DIRECT in way for way in ways):
-        few = [n for n, w in enumerate(weights) if not pinned[n] and w.shape[1] <= MOST_INPUTS]
-        problems = (problem_of(x, weights[n], geometries[n], "forward") for n in few)
-        if len(few) > 1 and are_direct(tuple(problems)):
-            for n in few:
-                ways[n] = ways[n]._replace(forward=DIRECT)
+    if not any(DIRECT in way for way in ways):
+        return ways
+    free = [n for n, pin in enumerate(pinned) if not pin]
+    few = [n for n in free if weights[n].shape[1] <= MOST_INPUTS]
+    if _fit(x, weights, geometries, few, "forward"):
+        for n in few:
+            ways[n] = ways[n]._replace(forward=DIRECT)
+    few = [n for n in free if weights[n].shape[0] // geometries[n].groups <= MOST_OUTPUTS]
+    tiles = TILES and computed_in(x) == torch.bfloat16
+    if not tiles and _fit(x, weights, geometries, few, "on_input"):
+        for n in few:
+            ways[n] = ways[n]._replace(on_input=DIRECT)
     return ways
+
+
+def _fit(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    levels: Sequence[int],
+    mode: Mode,
+) -> bool:
+    """Whether the kernels can compute these levels together."""
+    problems = [problem_of(x, weights[n], geometries[n], mode) for n in levels]
+    return len(problems) > 1 and are_direct(tuple(problems), TASKS[mode])
 
 
 def _one(problem: Problem, batch: int) -> Lowering:

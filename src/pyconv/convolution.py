@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .machine import has_tiles
 
 __all__ = [
+    "TILES",
     "Geometry",
     "computed_in",
     "conv",

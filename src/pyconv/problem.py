@@ -14,6 +14,7 @@ from .direct import Task, fits
 from .lowering import DIRECT, NATIVE, Lowering
 
 __all__ = [
+    "TASKS",
     "Mode",
     "Problem",
     "are_direct",
@@ -26,6 +27,8 @@ __all__ = [
 
 # What is computed: the map, with the weight prepared in the call or beforehand; or a gradient.
 Mode = Literal["forward", "prepared", "on_input", "on_weight"]
+# Of the kernels of our own. What is prepared is exported as well, to where there are none.
+TASKS: dict[Mode, Task] = {"forward": "direct", "on_input": "input", "on_weight": "gradient"}
 
 
 class Problem(NamedTuple):
@@ -104,12 +107,8 @@ def candidates(problem: Problem) -> list[Lowering]:
 
 
 def _is_direct(problem: Problem) -> bool:
-    """Whether the kernels of our own can compute a problem, and are of use there.
-
-    What is prepared is exported as well, to where there are none; what they write is channels-last.
-    """
-    tasks: dict[Mode, Task] = {"forward": "direct", "on_weight": "gradient", "on_input": "input"}
-    task = tasks.get(problem.mode)
+    """Whether the kernels of our own can compute a problem, and write what lies as it should."""
+    task = TASKS.get(problem.mode)
     if task is None or len(problem.kernel) != 2:
         return False
     if task != "gradient" and not problem.channels_last:
