@@ -103,8 +103,8 @@ def choose_all(
     """The ways for the levels of a pyramid: of each as :func:`grouped_conv` would, but for two.
 
     Where kernels of our own are worth while at all, levels of few inputs are computed together, and
-    so is what comes back to the input from those of few outputs, but in bfloat16 where a processor
-    multiplies matrices: there PyTorch's own are faster.
+    so is what comes back to the input from those of few outputs; but not in bfloat16 where a
+    processor multiplies matrices, as only PyTorch's own gradients on the input do.
     """
     rows = list(zip(weights, geometries, pinned, strict=True))
     ways = [
