@@ -31,7 +31,10 @@ __all__ = [
     "prepare",
 ]
 
-HEADERS = ("vectors.h", "call.h", "lanes.h", "tiles.h", "gradient.h", "input.h", "sums.h")
+HEADERS = (
+    *("vectors.h", "call.h", "lanes.h", "winograd.h", "tiles.h", "direct.h"),
+    *("gradient.h", "input.h", "sums.h"),
+)
 Biases = Sequence[Tensor | None]
 Task = Literal["direct", "gradient", "input"]  # the maps; gradients on the weights, on the input
 

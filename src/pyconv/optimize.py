@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -90,29 +91,27 @@ def optimize(
         module.to(memory_format=torch.channels_last)
     convert = Convert(dtype, images=bool(flat))
     seen: dict[str, tuple[Problem, int]] = {}
+    joinable: dict[str, list[Conv]] = {}
     if example_inputs is not None:
+        joinable = _joinable(fast, compile)
         relus = {
             first: relus[norms.get(first, first)]
-            for first in _joinable(fast)
+            for first in joinable
             if norms.get(first, first) in relus
         }
-        seen, relus = _observe(fast, convert.all(_tuple(example_inputs)), relus)
+        seen, relus = _observe(fast, convert.all(_tuple(example_inputs)), joinable, relus)
     timed: dict[tuple[Problem, int], Lowering] = {}
-    plain: dict[nn.Module, Conv] = {}
     for name, module in list(fast.named_modules()):
         if _is_grouped(module):
             lowering = _decide(module, seen.get(name), timed, compile)
-            prepared = PreparedConv(module, lowering)
-            plain[prepared] = module
-            fast = _replace(fast, name, prepared)
+            fast = _replace(fast, name, PreparedConv(module, lowering))
     joined: dict[Hashable, int] = {}
-    for name, module in list(fast.named_modules()):
-        if isinstance(module, _PyConvNd) and name in seen:
-            pyramid = _join(module, plain, seen[name], joined)
-            if name in relus and isinstance(pyramid, DirectPyramid):
-                pyramid.relu = True
-                fast = _replace(fast, relus[name], nn.Identity())
-            fast = _replace(fast, name, pyramid)
+    for name in [name for name in joinable if name in seen]:
+        pyramid = _join(fast.get_submodule(name), joinable[name], seen[name], joined, compile)
+        if name in relus and isinstance(pyramid, DirectPyramid):
+            pyramid.relu = True
+            fast = _replace(fast, relus[name], nn.Identity())
+        fast = _replace(fast, name, pyramid)
     back = ConvertBack(asked if dtype is not None and dtype != asked else None)
     if compile:
         return Frozen(fast, convert, back)
@@ -144,12 +143,15 @@ def _is_grouped(module: nn.Module) -> TypeGuard[Conv]:
 
 @torch.no_grad()
 def _observe(
-    model: nn.Module, inputs: tuple[Any, ...], relus: dict[str, str]
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    joinable: dict[str, list[Conv]],
+    relus: dict[str, str],
 ) -> tuple[dict[str, tuple[Problem, int]], dict[str, str]]:
     """What each grouped convolution has to do when the model runs, and for how many images.
 
-    For a pyramid that may be joined, what its first level has to do; and of ``relus``, by the name
-    of such a pyramid, those that took its output, once.
+    For what may be joined, what its first level has to do; and of ``relus``, by the name
+    of such a module, those that took its output, once.
     """
     seen: dict[str, tuple[Problem, int]] = {}
     calls: Counter[str] = Counter()
@@ -157,15 +159,14 @@ def _observe(
     met: dict[str, str] = {}
 
     def note(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0]
-        conv = cast(Conv, module.levels[0] if isinstance(module, _PyConvNd) else module)
+        x, conv = args[0], joinable.get(name, [cast(Conv, module)])[0]
         if conv.padding_mode != "zeros":
             x = F.pad(x, list(conv._reversed_padding_repeated_twice), conv.padding_mode)
         if x.dim() == conv.weight.dim():
             problem = problem_of(x, conv.weight, geometry_of(conv), "prepared")
             seen.setdefault(name, (problem, x.shape[0]))
 
-    def keep(name: str, pyramid: nn.Module, args: Any, output: Any) -> None:
+    def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
         calls[name] += 1
         outputs[name] = output
 
@@ -174,14 +175,13 @@ def _observe(
         if args[0] is outputs.get(name):
             met[name] = relus[name]
 
-    joinable = _joinable(model)
     handles = [
         module.register_forward_pre_hook(partial(note, name))
         for name, module in model.named_modules()
         if _is_grouped(module) or name in joinable
     ]
     for name, relu in relus.items():
-        handles.append(joinable[name].register_forward_hook(partial(keep, name)))
+        handles.append(model.get_submodule(name).register_forward_hook(partial(keep, name)))
         handles.append(model.get_submodule(relu).register_forward_pre_hook(partial(meet, name)))
     try:
         model(*inputs)
@@ -191,21 +191,47 @@ def _observe(
     return seen, {name: relu for name, relu in met.items() if calls[name] == calls[relu] == 1}
 
 
-def _joinable(model: nn.Module) -> dict[str, _PyConvNd]:
-    """The pyramids that are nothing but plain convolutions and a concatenation."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _PyConvNd)
-        and type(module).forward is _PyConvNd.forward
-        and all(
-            type(level) in (nn.Conv2d, GroupedConv2d)
-            and level.padding_mode == "zeros"
-            and not isinstance(level.padding, str)
-            for level in module.levels
-        )
-        and not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
-    }
+def _joinable(model: nn.Module, compiled: bool) -> dict[str, list[Conv]]:
+    """By name, the convolutions of what may run by kernels of our own, in one pass.
+
+    Pyramids that are nothing but plain convolutions and a concatenation; and, where weights are
+    prepared once, as compilers do, convolutions that suit ``kernels/winograd.h``.
+    """
+    found: dict[str, list[Conv]] = {}
+    inside: set[nn.Module] = set()  # of a pyramid, of whatever kind
+    for name, module in model.named_modules():
+        if isinstance(module, _PyConvNd):
+            inside.update(module.modules())
+            levels = cast(list[Conv], list(module.levels))
+            if type(module).forward is not _PyConvNd.forward or not all(map(_is_plain, levels)):
+                continue
+        elif compiled and module not in inside and _is_square(module):
+            levels = [module]
+        else:
+            continue
+        if not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
+            found[name] = levels
+    return found
+
+
+def _is_plain(conv: nn.Module) -> TypeGuard[Conv]:
+    return (
+        type(conv) in (nn.Conv2d, GroupedConv2d)
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
+
+
+def _is_square(conv: nn.Module) -> TypeGuard[Conv]:
+    """Whether a convolution may be computed in squares; the kernels know for sure."""
+    return (
+        type(conv) is nn.Conv2d
+        and _is_plain(conv)
+        and conv.weight.dtype == torch.float32
+        and (conv.kernel_size, conv.stride, conv.dilation) == ((3, 3), (1, 1), (1, 1))
+        and conv.groups == 1
+        and conv.in_channels >= 64
+    )
 
 
 def _decide(
@@ -228,18 +254,26 @@ def _decide(
     return timed[seen]
 
 
+FEW = 64  # pixels: then it takes longer to read the weights than to compute
+
+
 def _join(
-    pyramid: _PyConvNd,
-    plain: dict[nn.Module, Conv],
+    module: nn.Module,
+    convs: list[Conv],
     seen: tuple[Problem, int],
     joined: dict[Hashable, int],
+    compiled: bool,
 ) -> nn.Module:
-    """The pyramid with its levels in one pass, all or all grouped ones, or as it is if faster."""
-    levels = pyramid.levels
-    convs = [plain.get(level, cast(Conv, level)) for level in levels]
+    """A pyramid with its levels in one pass, all or all grouped ones, or as it is if faster.
+
+    Or a convolution of one level.
+    """
     if any(getattr(conv, "lowering", None) for conv in convs):
-        return pyramid  # pinned
+        return module  # pinned
     problem, batch = seen
+    if len(convs) == 1 and batch * math.prod(problem.size) < FEW:
+        return module
+    levels = list(module.levels) if isinstance(module, _PyConvNd) else [module]
     x = ones(problem, batch, problem.in_channels, *problem.size)
     shapes = tuple((conv.weight.shape, geometry_of(conv)) for conv in convs)
     if (seen, shapes) not in joined:
@@ -248,12 +282,13 @@ def _join(
         for first in {0, min(grouped, default=0)}:
             parts = [conv.weight for conv in convs[first:]]
             if fits(x, parts, [geometry_of(conv) for conv in convs[first:]]):
-                choices[first] = partial(DirectPyramid(levels[:first], convs[first:]), x)
-        choices[len(levels)] = partial(pyramid, x)
+                joint = DirectPyramid(levels[:first], convs[first:])
+                choices[first] = partial(joint.run, x, joint.prepare() if compiled else None)
+        choices[len(levels)] = partial(module, x)
         times = race(choices)
         joined[seen, shapes] = min(times, key=times.__getitem__)
     first = joined[seen, shapes]
-    return pyramid if first == len(levels) else DirectPyramid(levels[:first], convs[first:])
+    return module if first == len(levels) else DirectPyramid(levels[:first], convs[first:])
 
 
 def _pairs(model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]) -> dict[str, str]:

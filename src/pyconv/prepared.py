@@ -85,24 +85,31 @@ class DirectPyramid(nn.Module):
         self.geometries = [geometry_of(conv) for conv in plain]
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = [level(x) for level in self.apart]
-        together = (list(self.weights), list(self.biases), self.geometries)
         if (
             torch.compiler.is_exporting()  # to where there are no such kernels
             or (x.requires_grad and torch.is_grad_enabled())
             or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
         ):
-            maps += [native(x, *level) for level in zip(*together, strict=True)]
-        elif maps:
-            maps += [direct(x, *together, prepared=self._prepared())]
-        else:
-            return direct(x, *together, self.relu, self._prepared())
+            levels = zip(self.weights, self.biases, self.geometries, strict=True)
+            maps = [level(x) for level in self.apart] + [native(x, *level) for level in levels]
+            return self._joined(maps)
+        # Nobody but a compiler would keep them.
+        return self.run(x, self.prepare() if torch.compiler.is_compiling() else None)
+
+    def run(self, x: Tensor, prepared: Tensor | None) -> Tensor:
+        """Compute by the kernels, with what :meth:`prepare` returned or without."""
+        together = (list(self.weights), list(self.biases), self.geometries)
+        if not self.apart:
+            return direct(x, *together, self.relu, prepared)
+        maps = [level(x) for level in self.apart]
+        return self._joined([*maps, direct(x, *together, prepared=prepared)])
+
+    def _joined(self, maps: list[Tensor]) -> Tensor:
         out = torch.cat(maps, 1)
         return F.relu(out) if self.relu else out
 
-    def _prepared(self) -> Tensor | None:
-        if not torch.compiler.is_compiling():
-            return None  # nobody would keep them
+    def prepare(self) -> Tensor:
+        """The weights of the levels in one pass, as the kernels want them."""
         return prepare_weights(list(self.weights), self.geometries)
 
 

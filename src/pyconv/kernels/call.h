@@ -27,6 +27,11 @@ struct Call {
   bool has_prepared(int64_t bytes) const {
     return prepared && prepared_bytes == bytes && uintptr_t(prepared) % 64 == 0;
   }
+  std::vector<const Level<T>*> all() const {
+    std::vector<const Level<T>*> all(levels);
+    for (int64_t l = 0; l < levels; ++l) all[l] = &level[l];
+    return all;
+  }
   const T* pixel(int64_t n, int64_t y, int64_t q) const {
     return x + ((n * height + y) * width + q) * channels;
   }
@@ -63,10 +68,10 @@ struct Frame {
 
 // The levels, those that `alike` says belong together in one list.
 template <typename T, typename Alike>
-std::vector<std::vector<const Level<T>*>> sorted(const Call<T>& call, Alike alike) {
+std::vector<std::vector<const Level<T>*>> sorted(const std::vector<const Level<T>*>& levels,
+                                                 Alike alike) {
   std::vector<std::vector<const Level<T>*>> lists;
-  for (int64_t l = 0; l < call.levels; ++l) {
-    const Level<T>* level = &call.level[l];
+  for (auto* level : levels) {
     auto list = std::find_if(lists.begin(), lists.end(),
                              [&](auto& one) { return alike(*one.front(), *level); });
     if (list == lists.end()) list = lists.insert(list, {{}});

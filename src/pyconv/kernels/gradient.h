@@ -115,7 +115,7 @@ struct Gradient : Lanes<T> {
 template <typename T>
 bool gradient(const Call<T>& call) {
   std::vector<Gradient<T>> all;
-  for (auto& levels : sorted(call, alike<T>)) all.emplace_back(call, levels);
+  for (auto& levels : sorted(call.all(), alike<T>)) all.emplace_back(call, levels);
   for (const auto& one : all)
     if (!one.fits()) return false;
   if (!call.x) return true;

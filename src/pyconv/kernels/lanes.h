@@ -287,50 +287,66 @@ bool alike(const Level<T>& a, const Level<T>& b) {
   return a.groups == b.groups && a.outputs == b.outputs;
 }
 
+// Levels by lanes, if they fit: what they are and the bytes of their weights, then their outputs.
+template <typename T, int EACH = 1>
+struct ByLanes {
+  const Call<T>& call;
+  std::vector<Lanes<T, EACH>> all;
+  bool fits = true;
+  int64_t bytes = 0, rings = 0;
+
+  ByLanes(const Call<T>& call, const std::vector<const Level<T>*>& levels) : call(call) {
+    for (auto& list : sorted(levels, alike<T>)) all.emplace_back(call, list);
+    for (const auto& lanes : all) {
+      fits = fits && lanes.fits();
+      for (auto* level : lanes.levels) bytes += lanes.blocks * lanes.taps(*level) * sizeof(Floats);
+      rings += lanes.held() * lanes.line;
+    }
+  }
+
+  // Writes the weights to where they are kept, or to room of its own if that is nowhere, or finds
+  // them there; computes if there is an x.
+  void run(Floats* kept) {
+    Floats* place = kept ? kept : room<Floats>(0, bytes / sizeof(Floats));
+    for (auto& lanes : all) place = lanes.place(place);
+    const int64_t most = call.stride_y % call.dilation_y == 0 ? 2 : 1;  // rows at once
+    const int64_t rows = call.rows_at_once(call.out_height, most);
+#pragma omp parallel num_threads(call.threads)
+    {
+      if (!call.x || !kept) {
+        for (const auto& lanes : all)
+          for (size_t l = 0; l < lanes.levels.size(); ++l) {
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t block = 0; block < lanes.blocks; ++block) lanes.fill(l, block);
+          }
+#pragma omp barrier
+      }
+      float* packed = room<float>(1, rings);
+#pragma omp for collapse(2) schedule(dynamic)
+      for (int64_t n = 0; n < (call.x ? call.images : 0); ++n)
+        for (int64_t top = 0; top < call.out_height; top += rows) {
+          const int64_t end = std::min(call.out_height, top + rows);
+          std::vector<Window<T, EACH>> windows;
+          float* ring = packed;
+          for (const auto& lanes : all) {
+            windows.emplace_back(lanes, ring, top);
+            ring += lanes.held() * lanes.line;
+          }
+          for (int64_t y = top, step; y < end; y += step) {
+            step = std::min(most, end - y);
+            for (auto& window : windows) window.compute(n, y, step);
+          }
+        }
+    }
+  }
+};
+
 // The bytes of the prepared weights, 0 if the levels do not fit; does what the call has room for.
 template <typename T, int EACH = 1>
 int64_t by_lanes(const Call<T>& call) {
-  std::vector<Lanes<T, EACH>> all;
-  for (auto& levels : sorted(call, alike<T>)) all.emplace_back(call, levels);
-  int64_t weights = 0, rings = 0;
-  for (const auto& lanes : all) {
-    if (!lanes.fits()) return 0;
-    for (auto* level : lanes.levels) weights += lanes.blocks * lanes.taps(*level);
-    rings += lanes.held() * lanes.line;
-  }
-  const int64_t bytes = weights * sizeof(Floats);
-  const bool prepared = call.has_prepared(bytes);
-  if (!call.x && !prepared) return bytes;
-  Floats* place = prepared ? (Floats*)call.prepared : room<Floats>(0, weights);
-  for (auto& lanes : all) place = lanes.place(place);
-  const int64_t most = call.stride_y % call.dilation_y == 0 ? 2 : 1;  // rows at once
-  const int64_t rows = call.rows_at_once(call.out_height, most);
-#pragma omp parallel num_threads(call.threads)
-  {
-    if (!call.x || !prepared) {
-      for (const auto& lanes : all)
-        for (size_t l = 0; l < lanes.levels.size(); ++l) {
-#pragma omp for schedule(dynamic) nowait
-          for (int64_t block = 0; block < lanes.blocks; ++block) lanes.fill(l, block);
-        }
-#pragma omp barrier
-    }
-    float* packed = room<float>(1, rings);
-#pragma omp for collapse(2) schedule(dynamic)
-    for (int64_t n = 0; n < (call.x ? call.images : 0); ++n)
-      for (int64_t top = 0; top < call.out_height; top += rows) {
-        const int64_t end = std::min(call.out_height, top + rows);
-        std::vector<Window<T, EACH>> windows;
-        float* ring = packed;
-        for (const auto& lanes : all) {
-          windows.emplace_back(lanes, ring, top);
-          ring += lanes.held() * lanes.line;
-        }
-        for (int64_t y = top, step; y < end; y += step) {
-          step = std::min(most, end - y);
-          for (auto& window : windows) window.compute(n, y, step);
-        }
-      }
-  }
-  return bytes;
+  ByLanes<T, EACH> lanes(call, call.all());
+  if (!lanes.fits) return 0;
+  Floats* kept = call.has_prepared(lanes.bytes) ? (Floats*)call.prepared : nullptr;
+  if (call.x || kept) lanes.run(kept);
+  return lanes.bytes;
 }

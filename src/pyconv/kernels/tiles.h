@@ -374,7 +374,7 @@ struct Bundle {
 
 // The levels that are computed together: all of as many groups, or of more where that pays.
 inline std::vector<Bundle::Levels> bundled(const Call<Bfloat16>& call) {
-  auto lists = sorted(call, [](auto& a, auto& b) { return a.groups == b.groups; });
+  auto lists = sorted(call.all(), [](auto& a, auto& b) { return a.groups == b.groups; });
   const auto cost = [&](const Bundle::Levels& levels) {
     const Bundle bundle(call, levels);
     return bundle.fits() ? bundle.cost() : 1e99;
@@ -448,12 +448,3 @@ inline int64_t by_tiles(const Call<Bfloat16>& call) {
 #else
 inline int64_t by_tiles(const Call<Bfloat16>&) { return 0; }
 #endif
-
-extern "C" int64_t direct_float32(const Call<float>* call) { return by_lanes(*call); }
-extern "C" int64_t direct_bfloat16(const Call<Bfloat16>* call) {
-  int64_t bytes = by_tiles(*call);
-#if defined(__AVX512BF16__)
-  if (!bytes) bytes = by_lanes<Bfloat16, 2>(*call);
-#endif
-  return bytes ? bytes : by_lanes(*call);
-}
