@@ -24,7 +24,7 @@ from pyconv import PyConv2d, kernels, optimize
 from pyconv.convolution import Geometry
 from pyconv.direct import HEADERS, direct, fits, on_input, on_inputs, on_weight, prepare
 from pyconv.lowering import native
-from pyconv.prepared import DirectPyramid
+from pyconv.prepared import DirectPyramid, SquareConv2d
 
 compiled = pytest.mark.skipif(
     kernels.load(*HEADERS) is None,
@@ -297,9 +297,9 @@ def test_the_operator_keeps_to_the_rules_of_operators() -> None:
     padding = [size for geometry in geometries for size in geometry.padding]
     numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries], True)
     rules = ("test_schema", "test_faketensor")
-    prepare = torch.ops.pyconv.direct_prepare
-    library.opcheck(prepare.default, (weights, *numbers[:-1]), test_utils=rules)
-    for image, prepared in ((x, None), (x.contiguous(), prepare(weights, *numbers[:-1]))):
+    prepare, shapes = torch.ops.pyconv.direct_prepare, (weights, *numbers[:-1], kernels.version())
+    library.opcheck(prepare.default, shapes, test_utils=rules)
+    for image, prepared in ((x, None), (x.contiguous(), prepare(*shapes))):
         arguments = (image, weights, biases, *numbers, prepared)
         library.opcheck(torch.ops.pyconv.direct.default, arguments, test_utils=rules)
 
@@ -355,19 +355,33 @@ def test_the_faster_of_all_joined_some_joined_and_apart_is_taken(
             assert error(fast(x), pyramid(x)) < 1e-5
 
 
-class Block(nn.Module):
-    """Plain convolutions: one in squares, one with a stride, one that somebody watches."""
+class Plain(nn.Module):
+    """Plain convolutions: one in squares, others that must compute as they are."""
 
     def __init__(self) -> None:
         super().__init__()
         self.square, self.relu = nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()
         self.small = nn.Conv2d(64, 64, 3, stride=2, padding=1)
         self.watched = nn.Conv2d(64, 64, 3, padding=1)
-        self.watched.register_forward_hook(lambda module, args, out: out * 2)
+        self.watched.register_forward_hook(doubled)
+        self.patched = nn.Conv2d(64, 64, 3, padding=1)
+        self.patched._conv_forward = twice  # type: ignore[method-assign]
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.watched(self.small(self.relu(self.square(x))))
+        out = self.relu(self.square(input=x.to(self.square.weight.dtype)))
+        for conv in (self.small, self.watched, self.patched):
+            out = conv(out)
+            if isinstance(conv, nn.Conv2d):
+                out = out.tanh()
         return out
+
+
+def doubled(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+    return out * 2
+
+
+def twice(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return 2 * nn.functional.conv2d(x, weight, bias, padding=1)
 
 
 @compiled
@@ -376,17 +390,45 @@ def test_plain_convolutions_of_a_compiled_model_run_in_squares(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     optimizer = importlib.import_module("pyconv.optimize")
-    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})  # all joined
+    monkeypatch.setattr(optimizer, "race", lambda runs: {key: not key for key in runs})  # the first
     torch.manual_seed(0)
-    model, x = Block().eval(), torch.randn(2, 64, 14, 13)
+    model, x = Plain().eval(), torch.randn(2, 64, 14, 13)
     with torch.no_grad():
         truth = copy.deepcopy(model).double()(x.double())
     fast = optimize(model, x, compile=True)
-    names = [name for name, m in fast.named_modules() if isinstance(m, DirectPyramid)]
+    names = [name for name, m in fast.named_modules() if isinstance(m, SquareConv2d)]
     assert names == ["module.square"] and fast.square.relu
-    assert error(fast(x), truth) < 1e-6
+    loaded = pickle.loads(pickle.dumps(fast))
+    for twin in (fast, copy.deepcopy(fast), loaded, fast.module):  # the last one runs eagerly
+        assert error(twin(x), truth) < 1e-6
+    with torch.no_grad():
+        assert error(fast(x[0]), truth[0]) < 1e-6  # without a batch
+    fast.load_state_dict(copy.deepcopy(fast).state_dict())
+    fast.module.load_state_dict(model.state_dict())  # whose names are as they were
     for other in (optimize(model, x), optimize(model, x[..., :4, :4], compile=True)):
-        assert not any(isinstance(m, DirectPyramid) for m in other.modules())
+        assert not any(isinstance(m, SquareConv2d) for m in other.modules())
+
+
+@compiled
+@pytest.mark.slow
+def test_a_compiled_program_is_not_found_again_for_other_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = importlib.import_module("pyconv.optimize")
+    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})  # all joined
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model, x = PyConv2d(64, 64).eval(), torch.randn(2, 64, 14, 14)
+    fast = optimize(model, x)
+    fast.frozen = True
+    with torch.no_grad():
+        expected, module = model(x), importlib.import_module("pyconv.direct")
+        with monkeypatch.context() as before:  # kernels whose weights took more room
+            size = module._prepared
+            before.setattr(module, "_prepared", lambda *arguments: size(*arguments) + 64)
+            before.setattr(kernels, "_version", "of another time")
+            assert error(torch.compile(fast)(x), expected) < 1e-5
+        torch.compiler.reset()
+        assert error(torch.compile(fast)(x), expected) < 1e-5
 
 
 @compiled

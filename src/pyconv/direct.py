@@ -62,7 +62,8 @@ def prepare(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor
 
     As an operator, so that compilers that freeze weights do it once and for all.
     """
-    prepared: Tensor = torch.ops.pyconv.direct_prepare(weights, *_numbers(geometries))
+    numbers = _numbers(geometries)
+    prepared: Tensor = torch.ops.pyconv.direct_prepare(weights, *numbers, kernels.version())
     return prepared
 
 
@@ -228,8 +229,8 @@ OPERATORS.define(
     "int[] dilation, int[] groups, bool relu, Tensor? prepared) -> Tensor"
 )
 OPERATORS.define(
-    "direct_prepare(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups) "
-    "-> Tensor"
+    "direct_prepare(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups, "
+    "str version) -> Tensor"
 )
 for _name in ("direct_on_input", "direct_on_weight"):
     OPERATORS.define(

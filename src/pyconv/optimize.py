@@ -25,6 +25,7 @@ from .prepared import (
     DirectPyramid,
     Frozen,
     PreparedConv,
+    SquareConv2d,
     geometry_of,
 )
 from .problem import Problem, ones, problem_of
@@ -91,27 +92,34 @@ def optimize(
         module.to(memory_format=torch.channels_last)
     convert = Convert(dtype, images=bool(flat))
     seen: dict[str, tuple[Problem, int]] = {}
-    joinable: dict[str, list[Conv]] = {}
+    pyramids: dict[str, list[Conv]] = {}
+    squares: dict[str, nn.Conv2d] = {}
     if example_inputs is not None:
-        joinable = _joinable(fast, compile)
+        pyramids, squares = _joinable(fast), _squares(fast) if compile else {}
+        first = {name: levels[0] for name, levels in pyramids.items()} | squares
         relus = {
-            first: relus[norms.get(first, first)]
-            for first in joinable
-            if norms.get(first, first) in relus
+            name: relus[norms.get(name, name)] for name in first if norms.get(name, name) in relus
         }
-        seen, relus = _observe(fast, convert.all(_tuple(example_inputs)), joinable, relus)
+        seen, relus = _observe(fast, convert.all(_tuple(example_inputs)), first, relus)
     timed: dict[tuple[Problem, int], Lowering] = {}
     for name, module in list(fast.named_modules()):
         if _is_grouped(module):
             lowering = _decide(module, seen.get(name), timed, compile)
             fast = _replace(fast, name, PreparedConv(module, lowering))
-    joined: dict[Hashable, int] = {}
-    for name in [name for name in joinable if name in seen]:
-        pyramid = _join(fast.get_submodule(name), joinable[name], seen[name], joined, compile)
-        if name in relus and isinstance(pyramid, DirectPyramid):
-            pyramid.relu = True
-            fast = _replace(fast, relus[name], nn.Identity())
-        fast = _replace(fast, name, pyramid)
+    raced: dict[Hashable, Any] = {}
+    chosen: dict[str, DirectPyramid | SquareConv2d] = {}
+    for name in [name for name in pyramids if name in seen]:
+        pyramid = fast.get_submodule(name)
+        joint = _join(pyramid, pyramids[name], seen[name], raced, compile)
+        if joint is not None:
+            chosen[name] = joint
+            fast = _replace(fast, name, joint)
+    for name in [name for name in squares if name in seen]:
+        if _is_faster_in_squares(squares[name], seen[name], raced):
+            chosen[name] = SquareConv2d.take(squares[name])
+    for name in [name for name in chosen if name in relus]:
+        chosen[name].relu = True
+        fast = _replace(fast, relus[name], nn.Identity())
     back = ConvertBack(asked if dtype is not None and dtype != asked else None)
     if compile:
         return Frozen(fast, convert, back)
@@ -134,7 +142,9 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
 
 
 def _is_grouped(module: nn.Module) -> TypeGuard[Conv]:
-    """Also a plain convolution of the user's own; not a subclass that may compute otherwise."""
+    """Also a plain convolution of the user's own; not one that may compute otherwise."""
+    if _is_patched(module):
+        return False
     if type(module) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
         return isinstance(module, GroupedConv)
     conv = cast(Conv, module)
@@ -145,21 +155,21 @@ def _is_grouped(module: nn.Module) -> TypeGuard[Conv]:
 def _observe(
     model: nn.Module,
     inputs: tuple[Any, ...],
-    joinable: dict[str, list[Conv]],
+    first: dict[str, Conv],
     relus: dict[str, str],
 ) -> tuple[dict[str, tuple[Problem, int]], dict[str, str]]:
-    """What each grouped convolution has to do when the model runs, and for how many images.
+    """What convolutions have to do when the model runs, and for how many images.
 
-    For what may be joined, what its first level has to do; and of ``relus``, by the name
-    of such a module, those that took its output, once.
+    Of each grouped one, and of those that are ``first`` in a module, by its name. And of
+    ``relus``, by the name of such a module, those that took its output, once.
     """
     seen: dict[str, tuple[Problem, int]] = {}
     calls: Counter[str] = Counter()
     outputs: dict[str, Any] = {}
     met: dict[str, str] = {}
 
-    def note(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x, conv = args[0], joinable.get(name, [cast(Conv, module)])[0]
+    def note(name: str, module: nn.Module, args: Any, options: dict[str, Any]) -> None:
+        x, conv = [*args, *options.values()][0], first.get(name, cast(Conv, module))
         if conv.padding_mode != "zeros":
             x = F.pad(x, list(conv._reversed_padding_repeated_twice), conv.padding_mode)
         if x.dim() == conv.weight.dim():
@@ -170,19 +180,20 @@ def _observe(
         calls[name] += 1
         outputs[name] = output
 
-    def meet(name: str, relu: nn.Module, args: tuple[Any, ...]) -> None:
+    def meet(name: str, relu: nn.Module, args: Any, options: dict[str, Any]) -> None:
         calls[relus[name]] += 1
-        if args[0] is outputs.get(name):
+        if [*args, *options.values()][0] is outputs.get(name):
             met[name] = relus[name]
 
     handles = [
-        module.register_forward_pre_hook(partial(note, name))
+        module.register_forward_pre_hook(partial(note, name), with_kwargs=True)
         for name, module in model.named_modules()
-        if _is_grouped(module) or name in joinable
+        if _is_grouped(module) or name in first
     ]
     for name, relu in relus.items():
-        handles.append(model.get_submodule(name).register_forward_hook(partial(keep, name)))
-        handles.append(model.get_submodule(relu).register_forward_pre_hook(partial(meet, name)))
+        one, other = model.get_submodule(name), model.get_submodule(relu)
+        handles.append(one.register_forward_hook(partial(keep, name)))
+        handles.append(other.register_forward_pre_hook(partial(meet, name), with_kwargs=True))
     try:
         model(*inputs)
     finally:
@@ -191,47 +202,46 @@ def _observe(
     return seen, {name: relu for name, relu in met.items() if calls[name] == calls[relu] == 1}
 
 
-def _joinable(model: nn.Module, compiled: bool) -> dict[str, list[Conv]]:
-    """By name, the convolutions of what may run by kernels of our own, in one pass.
-
-    Pyramids that are nothing but plain convolutions and a concatenation; and, where weights are
-    prepared once, as compilers do, convolutions that suit ``kernels/winograd.h``.
-    """
-    found: dict[str, list[Conv]] = {}
-    inside: set[nn.Module] = set()  # of a pyramid, of whatever kind
-    for name, module in model.named_modules():
-        if isinstance(module, _PyConvNd):
-            inside.update(module.modules())
-            levels = cast(list[Conv], list(module.levels))
-            if type(module).forward is not _PyConvNd.forward or not all(map(_is_plain, levels)):
-                continue
-        elif compiled and module not in inside and _is_square(module):
-            levels = [module]
-        else:
-            continue
-        if not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
-            found[name] = levels
-    return found
+def _joinable(model: nn.Module) -> dict[str, list[Conv]]:
+    """The levels of pyramids that are nothing but plain convolutions and a concatenation."""
+    return {
+        name: cast(list[Conv], list(module.levels))
+        for name, module in model.named_modules()
+        if isinstance(module, _PyConvNd)
+        and type(module).forward is _PyConvNd.forward
+        and all(type(level) in (nn.Conv2d, GroupedConv2d) for level in module.levels)
+        and all(_is_plain(level) for level in module.levels)
+        and not any(_is_patched(m) for m in module.modules())
+    }
 
 
-def _is_plain(conv: nn.Module) -> TypeGuard[Conv]:
-    return (
-        type(conv) in (nn.Conv2d, GroupedConv2d)
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
-    )
+def _squares(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """Plain convolutions that may run in squares; ``kernels/winograd.h`` knows for sure."""
+    pyramids = [module for module in model.modules() if isinstance(module, _PyConvNd)]
+    inside = {module for pyramid in pyramids for module in pyramid.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Conv2d
+        and module not in inside
+        and _is_plain(module)
+        and not _is_patched(module)
+        and module.weight.dtype == torch.float32
+        and (module.kernel_size, module.stride, module.dilation) == ((3, 3), (1, 1), (1, 1))
+        and module.groups == 1
+        and module.in_channels >= 64
+        and module.out_channels % 16 == 0
+    }
 
 
-def _is_square(conv: nn.Module) -> TypeGuard[Conv]:
-    """Whether a convolution may be computed in squares; the kernels know for sure."""
-    return (
-        type(conv) is nn.Conv2d
-        and _is_plain(conv)
-        and conv.weight.dtype == torch.float32
-        and (conv.kernel_size, conv.stride, conv.dilation) == ((3, 3), (1, 1), (1, 1))
-        and conv.groups == 1
-        and conv.in_channels >= 64
-    )
+def _is_plain(conv: nn.Module) -> bool:
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _is_patched(module: nn.Module) -> bool:
+    """Whether somebody watches this one module, or has it compute otherwise than its class."""
+    own = {"forward", "_conv_forward"} & vars(module).keys()
+    return bool(own or module._forward_hooks or module._forward_pre_hooks)
 
 
 def _decide(
@@ -254,29 +264,21 @@ def _decide(
     return timed[seen]
 
 
-FEW = 64  # pixels: then it takes longer to read the weights than to compute
-
-
 def _join(
-    module: nn.Module,
+    pyramid: nn.Module,
     convs: list[Conv],
     seen: tuple[Problem, int],
-    joined: dict[Hashable, int],
+    raced: dict[Hashable, Any],
     compiled: bool,
-) -> nn.Module:
-    """A pyramid with its levels in one pass, all or all grouped ones, or as it is if faster.
-
-    Or a convolution of one level.
-    """
+) -> DirectPyramid | None:
+    """The pyramid with its levels in one pass, all or all grouped ones; None if it is faster."""
     if any(getattr(conv, "lowering", None) for conv in convs):
-        return module  # pinned
+        return None  # pinned
     problem, batch = seen
-    if len(convs) == 1 and batch * math.prod(problem.size) < FEW:
-        return module
-    levels = list(module.levels) if isinstance(module, _PyConvNd) else [module]
+    levels = list(cast(_PyConvNd, pyramid).levels)
     x = ones(problem, batch, problem.in_channels, *problem.size)
     shapes = tuple((conv.weight.shape, geometry_of(conv)) for conv in convs)
-    if (seen, shapes) not in joined:
+    if (seen, shapes) not in raced:
         grouped = [n for n, conv in enumerate(convs) if conv.groups > 1]
         choices: dict[int, Callable[[], object]] = {}
         for first in {0, min(grouped, default=0)}:
@@ -284,11 +286,31 @@ def _join(
             if fits(x, parts, [geometry_of(conv) for conv in convs[first:]]):
                 joint = DirectPyramid(levels[:first], convs[first:])
                 choices[first] = partial(joint.run, x, joint.prepare() if compiled else None)
-        choices[len(levels)] = partial(module, x)
+        choices[len(levels)] = partial(pyramid, x)
         times = race(choices)
-        joined[seen, shapes] = min(times, key=times.__getitem__)
-    first = joined[seen, shapes]
-    return module if first == len(levels) else DirectPyramid(levels[:first], convs[first:])
+        raced[seen, shapes] = min(times, key=times.__getitem__)
+    first = raced[seen, shapes]
+    if first == len(levels):
+        return None
+    return DirectPyramid(levels[:first], convs[first:], frozen=compiled)
+
+
+FEW = 64  # pixels: to read the weights of squares, which are more, takes longer than to compute
+
+
+def _is_faster_in_squares(
+    conv: nn.Conv2d, seen: tuple[Problem, int], raced: dict[Hashable, Any]
+) -> bool:
+    problem, batch = seen
+    x = ones(problem, batch, problem.in_channels, *problem.size)
+    geometry = geometry_of(conv)
+    if batch * math.prod(problem.size) < FEW or not fits(x, [conv.weight], [geometry]):
+        return False
+    if seen not in raced:
+        square = SquareConv2d.take(copy.copy(conv))
+        times = race({True: partial(square.run, x, *square.prepare()), False: partial(conv, x)})
+        raced[seen] = min(times, key=times.__getitem__)
+    return bool(raced[seen])
 
 
 def _pairs(model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ __all__ = [
     "DirectPyramid",
     "Frozen",
     "PreparedConv",
+    "SquareConv2d",
     "geometry_of",
 ]
 
@@ -73,8 +74,11 @@ class DirectPyramid(nn.Module):
 
     relu = False
 
-    def __init__(self, levels: Sequence[nn.Module], plain: Sequence[Conv]) -> None:
+    def __init__(
+        self, levels: Sequence[nn.Module], plain: Sequence[Conv], frozen: bool = False
+    ) -> None:
         super().__init__()
+        self.frozen = frozen  # whether a compiler keeps what it finds to be constant
         self.apart = nn.ModuleList(levels)  # the first ones of the pyramid
         self.weights = nn.ParameterList(
             nn.Parameter(conv.weight.contiguous(), requires_grad=False) for conv in plain
@@ -85,16 +89,12 @@ class DirectPyramid(nn.Module):
         self.geometries = [geometry_of(conv) for conv in plain]
 
     def forward(self, x: Tensor) -> Tensor:
-        if (
-            torch.compiler.is_exporting()  # to where there are no such kernels
-            or (x.requires_grad and torch.is_grad_enabled())
-            or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
-        ):
+        if not _may_run_kernels(x):
             levels = zip(self.weights, self.biases, self.geometries, strict=True)
             maps = [level(x) for level in self.apart] + [native(x, *level) for level in levels]
             return self._joined(maps)
-        # Nobody but a compiler would keep them.
-        return self.run(x, self.prepare() if torch.compiler.is_compiling() else None)
+        keeps = self.frozen and torch.compiler.is_compiling()
+        return self.run(x, self.prepare() if keeps else None)
 
     def run(self, x: Tensor, prepared: Tensor | None) -> Tensor:
         """Compute by the kernels, with what :meth:`prepare` returned or without."""
@@ -111,6 +111,45 @@ class DirectPyramid(nn.Module):
     def prepare(self) -> Tensor:
         """The weights of the levels in one pass, as the kernels want them."""
         return prepare_weights(list(self.weights), self.geometries)
+
+
+class SquareConv2d(nn.Conv2d):
+    """A plain 3x3 convolution that a compiler which freezes weights runs in squares.
+
+    See ``kernels/winograd.h``. To all others it is the convolution that it was, but rectified with
+    ``relu``: ``[N, in, H, W]`` -> ``[N, out, *map]``.
+    """
+
+    relu = False
+
+    @staticmethod
+    def take(conv: nn.Conv2d) -> SquareConv2d:
+        """Turn a convolution into one of these, for all who hold it, with all that it holds."""
+        conv.__class__ = SquareConv2d
+        return cast(SquareConv2d, conv)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and input.dim() == 4 and _may_run_kernels(input):
+            return self.run(input, *self.prepare())
+        out = super().forward(input)
+        return F.relu(out) if self.relu else out
+
+    def prepare(self) -> tuple[Tensor, Tensor]:
+        """The weight as the kernels read it, and as they want it prepared."""
+        weight = self.weight.contiguous()
+        return weight, prepare_weights([weight], [geometry_of(self)])
+
+    def run(self, x: Tensor, weight: Tensor, prepared: Tensor) -> Tensor:
+        """Compute by the kernels, with what :meth:`prepare` returned."""
+        return direct(x, [weight], [self.bias], [geometry_of(self)], self.relu, prepared)
+
+
+def _may_run_kernels(x: Tensor) -> bool:
+    return not (
+        torch.compiler.is_exporting()  # to where there are no such kernels
+        or (x.requires_grad and torch.is_grad_enabled())
+        or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
+    )
 
 
 def _bias(conv: Conv) -> Tensor:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-__all__ = ["DTYPES", "build", "disabled", "enabled", "load"]
+__all__ = ["DTYPES", "build", "disabled", "enabled", "load", "version"]
 
+FOLDER = Path(__file__).parent
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # and how entries end
 _enabled = True
+_sources = b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.h")))
+_version = f"{hashlib.sha256(_sources).hexdigest()[:16]}-{torch.backends.cpu.get_cpu_capability()}"
 
 
 @contextlib.contextmanager
@@ -34,6 +38,11 @@ def disabled() -> Iterator[None]:
 def enabled() -> bool:
     """Whether nobody has :func:`disabled` what this library does in PyTorch's place."""
     return _enabled
+
+
+def version() -> str:
+    """Another for other kernels: as a part of a program that a compiler keeps, it marks it."""
+    return _version if _enabled else "disabled"
 
 
 def load(*headers: str) -> ctypes.CDLL | None:
@@ -57,8 +66,7 @@ def build(headers: tuple[str, ...], *flags: str) -> ctypes.CDLL:
     """
     from torch._inductor.codecache import CppCodeCache  # takes a second to import
 
-    folder = Path(__file__).parent
-    source = "".join((folder / name).read_text(encoding="utf-8") for name in headers)
+    source = "".join((FOLDER / name).read_text(encoding="utf-8") for name in headers)
     # Numbers are multiplied and added in one rounding, as in every fast convolution.
     compiled: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast", *flags))
     return compiled

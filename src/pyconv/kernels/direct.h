@@ -21,7 +21,7 @@ inline int64_t direct(const Call<float>& call) {
     square.run(kept);
     kept += square.size();
   }
-  lanes.run(kept);
+  if (!others.empty()) lanes.run(kept);
   return bytes;
 }
 

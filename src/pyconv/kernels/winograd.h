@@ -3,13 +3,13 @@
 // Squares of 4x4 pixels of the input and kernels are transformed so that 16 products are left of
 // 36, number by number; summed over the inputs, these are 16 products of matrices. Transformed back
 // they are the outputs. Where a group has many channels, the transforms cost little beside that.
-// In float the sums are nearer to the truth than the plain ones, which have more terms.
+// Sums of many terms are as a rule nearer to the truth than the plain ones, which have more terms.
 //
 // Lavin and Gray 2015, arXiv 1509.09308.
 
 struct Winograd {
   static constexpr int NUMBERS = 16, WIDE = 2;  // of a square; vectors of outputs at once
-  static constexpr int64_t FEW = 64;            // inputs of a group for which it is not worth while
+  static constexpr int64_t LEAST = 64;          // inputs of a group for which it is worth while
   static constexpr int64_t SQUARES = 28;        // at once: they stay near, and weights are used well
 
   using Square = Floats[4][4];
@@ -22,7 +22,7 @@ struct Winograd {
   const Level<float>& level;
   int64_t inputs, blocks;       // of a group; blocks of WIDE vectors of all outputs
   int64_t down, across, count;  // squares of an image, and of all
-  int64_t line;                 // numbers of a square, apart so that lines do not meet in the cache
+  int64_t line;                 // from square to square: so that they do not meet in the cache
   Floats* weights = nullptr;    // [blocks, NUMBERS, inputs, WIDE]
 
   Winograd(const Call<float>& call, const Level<float>& level)
@@ -36,10 +36,11 @@ struct Winograd {
         line(call.channels + LANES) {}
 
   static bool suits(const Call<float>& call, const Level<float>& level) {
+    const int64_t inputs = call.channels / level.groups;
     const int64_t steps[] = {call.stride_y, call.stride_x, call.dilation_y, call.dilation_x};
     return std::all_of(steps, steps + 4, [](int64_t step) { return step == 1; }) &&
-           level.height == 3 && level.width == 3 && call.channels / level.groups >= FEW &&
-           call.channels % LANES == 0 && level.per_group() % (WIDE * LANES) == 0;
+           level.height == 3 && level.width == 3 && inputs >= LEAST && inputs % LANES == 0 &&
+           level.per_group() % (WIDE * LANES) == 0;
   }
 
   int64_t size() const { return blocks * NUMBERS * inputs * WIDE; }
