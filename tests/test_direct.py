@@ -483,6 +483,12 @@ def hooked() -> nn.Module:
     return model
 
 
+def watched_level() -> nn.Module:
+    model = nn.Sequential(PyConv2d(64, 64), nn.ReLU())
+    model[0].pyconv_levels[1].register_forward_hook(doubled)  # type: ignore[union-attr, index]
+    return model
+
+
 def with_levels(**options: Any) -> nn.Module:
     model = PyConv2d(64, 64)
     model.pyconv_levels[0] = nn.Conv2d(64, 16, 3, **options)
@@ -508,6 +514,7 @@ def sequence() -> nn.Module:
         lambda: Twice(64, 64),
         Skipped,
         hooked,
+        watched_level,
         unequal,
         sequence,
         lambda: with_levels(padding="same"),

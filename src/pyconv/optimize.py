@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any, TypeGuard, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from .direct import fits
+from .folding import fold, foldable, is_plain_relu, pairs, replace
 from .layers import GroupedConv, GroupedConv2d, _PyConvNd
 from .lowering import Lowering
 from .machine import computes_in
@@ -33,8 +33,6 @@ from .rule import nearest
 from .timing import fastest, race
 
 __all__ = ["optimize"]
-
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def optimize(
@@ -79,10 +77,10 @@ def optimize(
     on = next((p.device.type for p in fast.parameters()), "cpu")
     if asked is not None and not computes_in(on, asked):
         dtype = torch.float32  # the sooner way to numbers of that dtype, and the nearer one
-    norms = _pairs(fast, _foldable)
-    relus = _pairs(fast, _is_plain_relu)
+    norms = pairs(fast, foldable)
+    relus = pairs(fast, is_plain_relu)
     for conv_name, norm_name in norms.items():
-        _fold(fast, conv_name, norm_name)
+        fold(fast, conv_name, norm_name)
     if dtype is not None:
         fast.to(dtype)
     flat = [module for module in fast.modules() if isinstance(module, nn.Conv2d)]
@@ -105,7 +103,7 @@ def optimize(
     for name, module in list(fast.named_modules()):
         if _is_grouped(module):
             lowering = _decide(module, seen.get(name), timed, compile)
-            fast = _replace(fast, name, PreparedConv(module, lowering))
+            fast = replace(fast, name, PreparedConv(module, lowering))
     raced: dict[Hashable, Any] = {}
     chosen: dict[str, DirectPyramid | SquareConv2d] = {}
     for name in [name for name in pyramids if name in seen]:
@@ -113,13 +111,13 @@ def optimize(
         joint = _join(pyramid, pyramids[name], seen[name], raced, compile)
         if joint is not None:
             chosen[name] = joint
-            fast = _replace(fast, name, joint)
+            fast = replace(fast, name, joint)
     for name in [name for name in squares if name in seen]:
         if _is_faster_in_squares(squares[name], seen[name], raced):
             chosen[name] = SquareConv2d.take(squares[name])
     for name in [name for name in chosen if name in relus]:
         chosen[name].relu = True
-        fast = _replace(fast, relus[name], nn.Identity())
+        fast = replace(fast, relus[name], nn.Identity())
     back = ConvertBack(asked if dtype is not None and dtype != asked else None)
     if compile:
         return Frozen(fast, convert, back)
@@ -131,14 +129,6 @@ def optimize(
 
 def _tuple(inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
     return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-
-
-def _replace(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    if not name:
-        return module
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, module)
-    return root
 
 
 def _is_grouped(module: nn.Module) -> TypeGuard[Conv]:
@@ -311,85 +301,3 @@ def _is_faster_in_squares(
         times = race({True: partial(square.run, x, *square.prepare()), False: partial(conv, x)})
         raced[seen] = min(times, key=times.__getitem__)
     return bool(raced[seen])
-
-
-def _pairs(model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]) -> dict[str, str]:
-    """The names of modules of which the second alone reads the output of the first."""
-    names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    return {
-        first: second
-        for first, second in _neighbours(model, match)
-        # A module of several names may be used elsewhere as well.
-        if names[id(model.get_submodule(first))] == names[id(model.get_submodule(second))] == 1
-    }
-
-
-def _neighbours(
-    model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]
-) -> list[tuple[str, str]]:
-    try:
-        graph = _Tracer().trace(model)
-    except Exception:  # a forward that depends on data, which says nothing of the parts of it
-        return [
-            (f"{name}.{conv}", f"{name}.{norm}")
-            for name, child in model.named_children()
-            for conv, norm in _neighbours(child, match)
-        ]
-    nodes = [node for node in graph.nodes if node.op == "call_module"]
-    calls = Counter(str(node.target) for node in nodes)
-    return [
-        (str(source.target), str(node.target))
-        for node in nodes
-        for source in node.args[:1]
-        if isinstance(source, fx.Node)
-        and source.op == "call_module"
-        and list(source.users) == [node]
-        and calls[str(node.target)] == calls[str(source.target)] == 1
-        and match(model.get_submodule(str(source.target)), model.get_submodule(str(node.target)))
-    ]
-
-
-class _Tracer(fx.Tracer):
-    """Looks inside everything but pyramids and their levels."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (_PyConvNd, GroupedConv)) or super().is_leaf_module(module, name)
-
-
-def _is_plain_relu(_: nn.Module, relu: nn.Module) -> bool:
-    return type(relu) is nn.ReLU and not relu._forward_hooks and not relu._forward_pre_hooks
-
-
-def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
-    levels = conv.levels if isinstance(conv, _PyConvNd) else [conv]
-    return (
-        isinstance(norm, Norm)
-        and norm.running_mean is not None
-        and all(isinstance(level, Conv) for level in levels)
-        and not any(
-            parametrize.is_parametrized(m) or m._forward_hooks for m in (conv, norm, *levels)
-        )
-    )
-
-
-@torch.no_grad()
-def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
-    """Move what a batch norm does into the convolution before it, in float64 whatever the dtype."""
-    conv, norm = model.get_submodule(conv_name), cast(Any, model.get_submodule(norm_name))
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    first = 0
-    for level in cast(list[Conv], conv.levels if isinstance(conv, _PyConvNd) else [conv]):
-        weight, share = level.weight, slice(first, first + level.out_channels)
-        first += level.out_channels
-        bias = shift[share]
-        if level.bias is not None:
-            bias = bias + level.bias.double() * scale[share]
-        scaled = weight.double() * scale[share].reshape(-1, *(1,) * (weight.dim() - 1))
-        level.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=False)
-        level.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
-    _replace(model, norm_name, nn.Identity())
