@@ -138,7 +138,7 @@ def squares(draw: st.DrawFn) -> Levels:
 
 @compiled
 @given(squares(), st.integers(0, 3))
-@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 def test_squares_are_equal_to_the_plain_ones(threads: int, single: Levels, pad: int) -> None:
     # Each level with its own padding and one more, so that the maps still have one size.
     more = [g._replace(padding=tuple(p + pad for p in g.padding)) for g in single.geometries]
@@ -399,7 +399,7 @@ def test_plain_convolutions_of_a_compiled_model_run_in_squares(
     names = [name for name, m in fast.named_modules() if isinstance(m, SquareConv2d)]
     assert names == ["module.square"] and fast.square.relu
     loaded = pickle.loads(pickle.dumps(fast))
-    for twin in (fast, copy.deepcopy(fast), loaded, fast.module):  # the last one runs eagerly
+    for twin in (fast, loaded, fast.module):  # the last one runs eagerly
         assert error(twin(x), truth) < 1e-6
     with torch.no_grad():
         assert error(fast(x[0]), truth[0]) < 1e-6  # without a batch
