@@ -99,6 +99,13 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def kernels_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the clock says, optimize() takes what it races first: all levels in one pass."""
+    optimizer = importlib.import_module("pyconv.optimize")
+    monkeypatch.setattr(optimizer, "race", lambda runs: {key: n for n, key in enumerate(runs)})
+
+
 @given(problems())
 @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 def test_any_levels_together_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
@@ -306,11 +313,10 @@ def test_the_operator_keeps_to_the_rules_of_operators() -> None:
 
 @compiled
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels_win")
 def test_a_joined_pyramid_is_saved_copied_exported_compiled_and_has_a_gradient(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    optimizer = importlib.import_module("pyconv.optimize")
-    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})  # all joined
     pyramid = nn.Sequential(PyConv2d(64, 64), nn.BatchNorm2d(64), nn.ReLU()).eval()
     x = torch.randn(2, 64, 14, 14)
     with torch.no_grad():
@@ -386,11 +392,8 @@ def twice(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @compiled
 @pytest.mark.slow
-def test_plain_convolutions_of_a_compiled_model_run_in_squares(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    optimizer = importlib.import_module("pyconv.optimize")
-    monkeypatch.setattr(optimizer, "race", lambda runs: {key: not key for key in runs})  # the first
+@pytest.mark.usefixtures("kernels_win")
+def test_plain_convolutions_of_a_compiled_model_run_in_squares() -> None:
     torch.manual_seed(0)
     model, x = Plain().eval(), torch.randn(2, 64, 14, 13)
     with torch.no_grad():
@@ -411,11 +414,10 @@ def test_plain_convolutions_of_a_compiled_model_run_in_squares(
 
 @compiled
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels_win")
 def test_a_compiled_program_is_not_found_again_for_other_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    optimizer = importlib.import_module("pyconv.optimize")
-    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})  # all joined
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model, x = PyConv2d(64, 64).eval(), torch.randn(2, 64, 14, 14)
     fast = optimize(model, x)
@@ -521,11 +523,8 @@ def sequence() -> nn.Module:
         lambda: with_levels(padding=1, padding_mode="reflect"),
     ],
 )
-def test_what_users_made_of_a_pyramid_is_kept(
-    build_it: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    optimizer = importlib.import_module("pyconv.optimize")
-    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})  # all joined
+@pytest.mark.usefixtures("kernels_win")
+def test_what_users_made_of_a_pyramid_is_kept(build_it: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = build_it().eval(), torch.randn(2, 64, 14, 14)
     with torch.no_grad():
@@ -534,9 +533,8 @@ def test_what_users_made_of_a_pyramid_is_kept(
 
 
 @compiled
-def test_a_joined_pyramid_follows_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    optimizer = importlib.import_module("pyconv.optimize")
-    monkeypatch.setattr(optimizer, "race", lambda runs: {key: key for key in runs})
+@pytest.mark.usefixtures("kernels_win")
+def test_a_joined_pyramid_follows_autocast() -> None:
     model = nn.Sequential(nn.Conv2d(3, 64, 1), PyConv2d(64, 64)).eval()
     x = torch.randn(2, 3, 14, 14)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
