@@ -1,10 +1,12 @@
 """Measure which lowering suits which shape, and write what ``pyconv.rule`` reads.
 
-    python benchmarks/rule.py    # writes src/pyconv/rules/ for this kind of processor
+    python benchmarks/rule.py                  # writes src/pyconv/rules/ for this kind of processor
+    python benchmarks/rule.py --device cuda    # for this kind of GPU
 
 Takes every grouped level of the zoo (a depth repeats the shapes of another, so the 50-layer
 networks and the tiny one stand for all), in float32 and, where the processor has arithmetic for
-it, bfloat16, both layouts, in training, in inference and prepared, on one thread: ten minutes.
+it, bfloat16, both layouts, in training, in inference and prepared, on one thread: ten minutes. On
+a GPU for few images and for many, as its kernels are chosen by default (``cudnn.benchmark`` off).
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -30,10 +33,11 @@ from pyconv.timing import measure
 IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}
 IMAGES["pyconvresnet_tiny"] = (1, 28, 28)
 MODES: tuple[Mode, ...] = ("forward", "prepared", "on_input", "on_weight")
-BATCH = 4
+BATCHES = {"cpu": (4,), "cuda": (8, 64)}
 MARGIN = 0.9  # of native's time: what another way must stay under, so that it never costs
 
 
+@cache
 def levels(name: str) -> list[tuple[GroupedConv, int]]:
     """Every grouped level of a network with the size of the map that it sees."""
     found: list[tuple[GroupedConv, int]] = []
@@ -46,7 +50,7 @@ def levels(name: str) -> list[tuple[GroupedConv, int]]:
     return found
 
 
-def problems(dtype: torch.dtype, channels_last: bool, mode: Mode) -> list[Problem]:
+def problems(dtype: torch.dtype, channels_last: bool, mode: Mode, device: str) -> list[Problem]:
     """The different problems that the levels of the zoo pose."""
     return list(
         dict.fromkeys(
@@ -58,7 +62,7 @@ def problems(dtype: torch.dtype, channels_last: bool, mode: Mode) -> list[Proble
                 size=(size, size),
                 dtype=dtype,
                 channels_last=channels_last,
-                device="cpu",
+                device=device,
                 mode=mode,
             )
             for name in IMAGES
@@ -72,8 +76,9 @@ def fastest(times: dict[Lowering, float]) -> Lowering:
     return NATIVE if times[best] > MARGIN * times[NATIVE] else best
 
 
-def row(problem: Problem, rounds: int) -> list[object]:
-    times = measure(problem, BATCH, rounds, time.thread_time)
+def row(problem: Problem, batch: int, rounds: int) -> list[object]:
+    clock = time.thread_time if problem.device == "cpu" else time.perf_counter
+    times = measure(problem, batch, rounds, clock)
     best, otherwise = fastest(times), fastest({w: t for w, t in times.items() if w != DIRECT})
     ways = [str(best)] if best == otherwise else [str(best), str(otherwise)]
     ratio = times[NATIVE] / times[best] if best != NATIVE else 1.0
@@ -88,21 +93,8 @@ def row(problem: Problem, rounds: int) -> list[object]:
     return [*shape, problem.size[0], *ways]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--file", type=Path, help="default: where the library reads it")
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    file = args.file or Path(pyconv.__file__).parent / "rules" / f"{processor()}.json"
-    table = {}
-    for dtype in filter(partial(computes_in, "cpu"), (torch.float32, torch.bfloat16)):
-        for channels_last in (True, False):
-            for mode in MODES:
-                layout = "channels_last" if channels_last else "contiguous"
-                key = f"{str(dtype).removeprefix('torch.')} {layout} {mode}"
-                print(f"\n{key}")
-                table[key] = [row(p, args.rounds) for p in problems(dtype, channels_last, mode)]
+def write(file: Path, table: dict[str, list[list[object]]]) -> None:
+    """What was measured so far, a row a line."""
     blocks = [
         f'    "{key}": [\n' + ",\n".join(f"      {json.dumps(row)}" for row in rows) + "\n    ]"
         for key, rows in table.items()
@@ -110,6 +102,29 @@ def main() -> None:
     text = ",\n".join(blocks)
     machine = json.dumps(describe())
     file.write_text(f'{{\n  "machine": {machine},\n  "fastest": {{\n{text}\n  }}\n}}\n')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--file", type=Path, help="default: where the library reads it")
+    parser.add_argument("--device", choices=BATCHES, default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    name = processor(args.device)
+    file = args.file or Path(pyconv.__file__).parent / "rules" / f"{name}.json"
+    table: dict[str, list[list[object]]] = {}
+    computes = partial(computes_in, args.device)
+    dtypes = filter(computes, (torch.float32, torch.bfloat16))
+    batches = BATCHES[args.device]
+    for dtype, channels_last, mode, batch in product(dtypes, (True, False), MODES, batches):
+        layout = "channels_last" if channels_last else "contiguous"
+        words = [str(dtype).removeprefix("torch."), layout, mode]
+        key = " ".join(words + [str(batch)] * (args.device != "cpu"))
+        print(f"\n{key}")
+        posed = problems(dtype, channels_last, mode, args.device)
+        table[key] = [row(problem, batch, args.rounds) for problem in posed]
+        write(file, table)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def _autocast(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Run:
 
 def _without_tf32(run: Run) -> Run:
     def exact() -> object:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return run()
 
     return exact
@@ -291,6 +291,8 @@ def measure(
     title: str, runs: dict[str, Run], args: argparse.Namespace, against: Callable[[str], str]
 ) -> dict[str, Any]:
     """Time the runs in turns and print them; ``against`` names the row that a row is divided by."""
+    if args.rows:
+        runs = {row: run for row, run in runs.items() if row == BASELINE or row in args.rows}
     clock = time.thread_time if args.cpu_time else time.perf_counter
     with (
         torch.inference_mode(),
@@ -316,6 +318,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[8])
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", nargs="+", help="only these rows, by name, beside the baseline")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--eager", action="store_true", help="leave out what needs torch.compile")
@@ -330,7 +333,6 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch._inductor.config.freezing = True
-    torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     report: dict[str, Any] = {"machine": describe(), "command": " ".join(sys.argv), "tables": {}}
     print(json.dumps(report["machine"], indent=2))

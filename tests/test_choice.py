@@ -37,7 +37,7 @@ PROCESSORS = sorted(path.stem for path in (Path(rule.__file__).parent / "rules")
 def test_some_way_is_worth_its_zeros(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule does not stay native where native leaves most lanes of a vector idle."""
     measured = rule.read_rule(processor)
-    monkeypatch.setattr(rule, "RULE", measured)
+    monkeypatch.setitem(rule.RULES, "cpu", measured)
     assert measured
     for dtype, channels_last, mode in measured:
         problem = HG_LEVEL._replace(dtype=dtype, channels_last=channels_last, mode=mode)
@@ -45,14 +45,14 @@ def test_some_way_is_worth_its_zeros(processor: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_processor_that_was_not_measured_stays_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rule, "RULE", rule.read_rule("abacus"))
+    monkeypatch.setitem(rule.RULES, "cpu", rule.read_rule("abacus"))
     assert nearest(HG_LEVEL) == Lowering()
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"device": "cuda"},
+        {"device": "mps"},
         {"dtype": torch.float64},
         {"in_channels": 4096, "out_channels": 4096},
         {"kernel": (9,), "size": (56,), "geometry": Geometry(32, (1,), (4,), (1,))},
@@ -62,7 +62,7 @@ def test_a_processor_that_was_not_measured_stays_native(monkeypatch: pytest.Monk
 def test_what_was_not_measured_stays_native(
     change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rule, "RULE", rule.read_rule("AVX512"))
+    monkeypatch.setitem(rule.RULES, "cpu", rule.read_rule("AVX512"))
     assert nearest(HG_LEVEL) != Lowering()
     assert nearest(HG_LEVEL._replace(**change)) == Lowering()
 

@@ -20,7 +20,7 @@ BELOW = {
     for module, below in {
         "architectures": "",
         "convolution": "machine",
-        "lowering": "convolution direct",
+        "lowering": "convolution direct machine",
         "kernels": "",
         "plain": "",
         "norms": "kernels plain",
@@ -42,7 +42,7 @@ BELOW = {
         "resnet": "architectures fork layers norms pointwise",
         "weights": "imagenet",
         "backbone": "resnet",
-        "prepared": "convolution direct lowering",
+        "prepared": "convolution direct lowering machine",
         "folding": "layers prepared",
         "optimize": "direct folding layers lowering machine prepared problem rule timing",
         "models": "architectures checkpoint resnet weights",

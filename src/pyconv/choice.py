@@ -69,6 +69,7 @@ def grouped_conv(
 # Multiply-adds per image: too few to prepare a weight for in every call. Not per batch, so that
 # processes that share a batch compute what one would.
 SMALL = 2e6
+FEW = 8  # images; with fewer a GPU waits for what it is told to do, and native tells it the least
 PLAIN = Ways()
 
 
@@ -77,7 +78,7 @@ def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
     size = x.shape[2:]
     if x.dim() != weight.dim() or not all(isinstance(n, int) for n in size):
         return PLAIN  # an unbatched input, or one whose size an exporter leaves open
-    if not autotune.enabled and (not rule.RULE or weight.numel() * math.prod(size) < SMALL):
+    if not autotune.enabled and _is_plain(x, weight):
         return PLAIN
     problem, batch = problem_of(x, weight, geometry, "forward"), x.shape[0]
     if not torch.is_grad_enabled():
@@ -87,6 +88,17 @@ def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
         _one(problem._replace(mode="on_input"), batch) if x.requires_grad else NATIVE,
         _one(problem._replace(mode="on_weight"), batch) if weight.requires_grad else NATIVE,
     )
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether no rule need be asked; asking takes time as well."""
+    if weight.numel() * math.prod(x.shape[2:]) < SMALL:
+        return True
+    if x.device.type == "cpu":
+        return not rule.rule_of("cpu")
+    if torch.compiler.is_compiling():
+        return x.device.type != "cuda"
+    return x.shape[0] < FEW or not rule.rule_of(x.device.type)
 
 
 # Per group: with more, PyTorch's own convolutions keep their vectors busy.
@@ -141,6 +153,9 @@ def _fit(
 def _one(problem: Problem, batch: int) -> Lowering:
     if autotune.enabled:
         return _tuned(tuple(problem), batch)
+    if problem.device != "cpu":
+        # A compiler does not ask how many there are: what it makes is for all batches.
+        return _ruled_on_gpu(tuple(problem), None if torch.compiler.is_compiling() else batch)
     if torch.compiler.is_compiling():  # which sees through all ways but the kernels
         return rule.nearest(problem, ours=False)
     return _ruled(problem, kernels.load(*HEADERS) is not None)
@@ -148,6 +163,23 @@ def _one(problem: Problem, batch: int) -> Lowering:
 
 # torch.compile would look through it all the same, with a warning.
 _ruled = functools.cache(rule.nearest)
+
+
+def _ruled_on_gpu(fields: tuple[Any, ...], images: int | None) -> Lowering:
+    problem = Problem(*fields)
+    if problem.dtype == torch.float32 and not _is_tf32():
+        return NATIVE  # zeros are not as cheap
+    return _ruled(problem, False, images)
+
+
+# What torch.compiler.assume_constant_result() sets: but that imports the compiler.
+_ruled_on_gpu._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _is_tf32() -> bool:
+    """Whether a GPU may round float32 to the 19 bits of its units for matrices."""
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made while importing
+    return bool(conv.fp32_precision == "tf32")
 
 
 def _tuned(fields: tuple[Any, ...], batch: int) -> Lowering:

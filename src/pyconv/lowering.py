@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from .convolution import Geometry, conv, is_channels_last
 from .direct import direct
+from .machine import is_exporting
 
 __all__ = [
     "DIRECT",
@@ -232,7 +233,7 @@ def apply(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, lowering: Lowering
 ) -> Tensor:
     """Convolve with what :func:`prepare` returned: ``[N, in, *size]`` -> ``[N, out, *map]``."""
-    if lowering.kind == "direct" and not torch.compiler.is_exporting():
+    if lowering.kind == "direct" and not is_exporting():
         return direct(x, [weight], [bias], [geometry])
     if lowering.kind == "depthwise":
         return _apply_depthwise(x, weight, bias, geometry)

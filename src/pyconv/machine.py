@@ -16,6 +16,7 @@ __all__ = [
     "computes_in",
     "describe",
     "has_tiles",
+    "is_exporting",
     "local_processes",
     "own_gpu",
     "processor",
@@ -61,11 +62,15 @@ def computes_in(device: str, dtype: torch.dtype) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
-def processor() -> str:
-    """The kind of processor by its vector units: ``AVX2``, ``AVX512``, ``AVX512_AMX``, ...
+def processor(device: str = "cpu") -> str:
+    """The kind of processor: ``AVX2``, ``AVX512``, ``AVX512_AMX``, ..., of a GPU ``CUDA_9.0``, ...
 
-    PyTorch's own name, and whether there are units that multiply matrices besides.
+    A CPU's is PyTorch's name for its vector units, and whether there are units that multiply
+    matrices besides; a GPU's is its compute capability.
     """
+    if device != "cpu":
+        is_known = device == "cuda" and torch.version.hip is None
+        return "CUDA_{}.{}".format(*torch.cuda.get_device_capability()) if is_known else device
     name = torch.backends.cpu.get_cpu_capability()
     return f"{name}_AMX" if has_tiles() else name
 
@@ -73,6 +78,14 @@ def processor() -> str:
 def has_tiles() -> bool:
     """Whether the processor has units that multiply matrices (AMX)."""
     return bool(torch.cpu._is_amx_tile_supported())
+
+
+def is_exporting() -> bool:
+    """Whether what is computed is only recorded, for another machine.
+
+    ``torch.compiler.is_exporting()`` says so of all that PyTorch 2.11 compiles as well.
+    """
+    return bool(torch.compiler._is_exporting_flag)
 
 
 def advice(device: str, dtype: torch.dtype) -> str | None:

@@ -16,6 +16,7 @@ from .convolution import Geometry
 from .direct import direct
 from .direct import prepare as prepare_weights
 from .lowering import Lowering, apply, native, prepare
+from .machine import is_exporting
 
 __all__ = [
     "Conv",
@@ -146,7 +147,7 @@ class SquareConv2d(nn.Conv2d):
 
 def _may_run_kernels(x: Tensor) -> bool:
     return not (
-        torch.compiler.is_exporting()  # to where there are no such kernels
+        is_exporting()  # to where there are no such kernels
         or (x.requires_grad and torch.is_grad_enabled())
         or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
     )

@@ -76,15 +76,19 @@ TILES = {
     3: ((1, 2, 1), (1, 2, 2), (2, 2, 2), (1, 4, 2)),
 }
 MERGES = (1, 2, 4, 8, 16)
+MERGES_OF_GPUS = (1, 2, 4, 8, 16, 32, 64)
 MOST_OUTPUTS = 32  # of a group as computed; two vectors of float32 are busy then
 MOST_ZEROS = 8  # multiply-adds computed for one that is wanted
 MOST_ZEROS_OF_HALVES = 16  # units that multiply matrices have more of them to spare
+MOST_INPUTS_OF_GPUS, MOST_OUTPUTS_OF_GPUS = 512, 256  # of a group as computed
 
 
 def candidates(problem: Problem) -> list[Lowering]:
     """The ways worth timing for a problem, native first."""
     if problem.geometry.groups == problem.in_channels and problem.outputs == 1:
         return [NATIVE]  # depthwise already
+    if problem.device != "cpu":
+        return _candidates_of_gpus(problem)
     found = [NATIVE]
     most_zeros = MOST_ZEROS if problem.dtype.itemsize >= 4 else MOST_ZEROS_OF_HALVES
     if _is_direct(problem):
@@ -103,6 +107,22 @@ def candidates(problem: Problem) -> list[Lowering]:
                 and not goes_wrong(problem, lowering)
             ):
                 found.append(lowering)
+    return found
+
+
+def _candidates_of_gpus(problem: Problem) -> list[Lowering]:
+    """Units that multiply large matrices: zeros count for little, lone channels for much."""
+    found = [NATIVE]
+    groups = problem.geometry.groups
+    for merge in sorted({*MERGES_OF_GPUS, groups}):
+        if groups % merge or problem.inputs * merge > MOST_INPUTS_OF_GPUS:
+            continue
+        if merge > 1:
+            found.append(Lowering("blocked", merge))
+        outputs = 4 * problem.outputs * merge
+        tiles = problem.geometry.tiles and len(problem.kernel) == 2
+        if tiles and merge in (1, 4, 16, groups) and outputs <= MOST_OUTPUTS_OF_GPUS:
+            found.append(Lowering("tiled", merge, (2, 2)))
     return found
 
 

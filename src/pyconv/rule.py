@@ -1,7 +1,8 @@
 """The rule: which way was fastest for which shape, measured beforehand.
 
-It is data: ``rules/`` holds a file for each kind of processor as PyTorch names it, written by
-``benchmarks/rule.py``.
+It is data: ``rules/`` holds a file for each kind of :func:`processor`, written by
+``benchmarks/rule.py``. On a GPU, what it takes to tell it what to do outweighs what a few images
+take, so a file tells what suits from how many images on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .lowering import NATIVE, Lowering
 from .machine import processor
 from .problem import Problem, goes_wrong
 
-__all__ = ["RULE", "Measured", "Rule", "nearest", "read_rule"]
+__all__ = ["RULES", "Measured", "Rule", "nearest", "read_rule", "rule_of"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,14 @@ class Measured:
     size: int  # of the input's map
     lowering: Lowering
     otherwise: Lowering  # without kernels of our own
+    images: int = 1  # from which on it suits
 
     @classmethod
-    def of(cls, row: list[Any]) -> Measured:
+    def of(cls, row: list[Any], images: int = 1) -> Measured:
         """Read ``[inputs, outputs, kernel, stride, size, lowering]``, and the other one if any."""
         ways = [Lowering.parse(way) for way in row[5:]]
         inputs, outputs, kernel, stride, size = row[:5]
-        return cls(inputs, outputs, kernel, stride, size, ways[0], ways[-1])
+        return cls(inputs, outputs, kernel, stride, size, ways[0], ways[-1], images)
 
     def octaves_to(self, problem: Problem) -> float:
         """How far a problem is from the one measured, in doublings of its numbers."""
@@ -58,33 +60,51 @@ Rule = dict[tuple[torch.dtype, bool, str], list[Measured]]
 
 
 def read_rule(processor: str) -> Rule:
-    """What was measured on a :func:`processor`, such as ``"AVX2"``; nothing on the others."""
+    """What was measured on a :func:`processor`, such as ``"AVX2"``; nothing on the others.
+
+    The file's keys are like ``"float32 channels_last forward"``, with the number of images behind
+    where it matters.
+    """
     path = Path(__file__).parent / "rules" / f"{processor}.json"
     if not path.exists():
         return {}
     read: Rule = {}
     for key, rows in json.loads(path.read_text(encoding="utf-8"))["fastest"].items():
-        dtype, layout, *modes = key.split()
-        for mode in modes:
-            read[getattr(torch, dtype), layout == "channels_last", mode] = [
-                Measured.of(row) for row in rows
-            ]
+        dtype, layout, mode, *images = key.split()
+        known = read.setdefault((getattr(torch, dtype), layout == "channels_last", mode), [])
+        known += [Measured.of(row, *map(int, images)) for row in rows]
     return read
 
 
-RULE = read_rule(processor())
+RULES = {"cpu": read_rule(processor())}
 NEAR = 2.0  # octaves within which a choice is trusted
 
 
-def nearest(problem: Problem, ours: bool = True) -> Lowering:
+def rule_of(device: str) -> Rule:
+    """The rule for a type of device; read when it is first wanted, for it wakes up a GPU."""
+    if device not in RULES:
+        RULES[device] = read_rule(processor(device))
+    return RULES[device]
+
+
+def nearest(problem: Problem, ours: bool = True, images: int | None = None) -> Lowering:
     """The way that was fastest for the nearest shape measured; native where none is near.
 
-    ``ours`` says whether kernels of our own may be used.
+    Args:
+        ours: Whether kernels of our own may be used.
+        images: How many there are; None if they are many.
     """
     best, least = NATIVE, NEAR
-    if len(problem.kernel) != 2 or problem.device != "cpu":
+    if len(problem.kernel) != 2:
         return best
-    for row in RULE.get((problem.dtype, problem.channels_last, problem.mode), ()):
+    # On a GPU numbers of 16 bits go through the same units, at the same speed.
+    half = torch.bfloat16 if problem.device == "cuda" else torch.float16
+    dtype = half if problem.dtype == torch.float16 else problem.dtype
+    rows = rule_of(problem.device).get((dtype, problem.channels_last, problem.mode), [])
+    reached = [row.images for row in rows if images is None or row.images <= images]
+    for row in rows:
+        if row.images != max(reached, default=None):
+            continue
         octaves = row.octaves_to(problem)
         if octaves < least:
             best, least = row.lowering if ours else row.otherwise, octaves
