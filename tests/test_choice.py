@@ -67,6 +67,24 @@ def test_what_was_not_measured_stays_native(
     assert nearest(HG_LEVEL._replace(**change)) == Lowering()
 
 
+def test_the_rule_of_a_gpu_is_for_many_images_and_rounded_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(rule.RULES, "cuda", rule.read_rule("CUDA_9.0"))
+    level = HG_LEVEL._replace(device="cuda", dtype=torch.bfloat16)
+    assert nearest(level, images=1) == nearest(level, images=7) == Lowering()
+    assert Lowering() != nearest(level, images=64) == nearest(level)
+    assert nearest(level._replace(dtype=torch.float16)) == nearest(level)
+    few = level._replace(
+        in_channels=64, out_channels=16, geometry=Geometry(16, *level.geometry[1:])
+    )
+    assert nearest(few, images=32) != nearest(level, images=32)  # the groups count as well
+    assert nearest(level._replace(dtype=torch.float32)) != Lowering()
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    assert nearest(level._replace(dtype=torch.float32)) == Lowering()
+    assert nearest(level) != Lowering()
+
+
 def test_depthwise_is_not_for_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {Lowering(): 3.0, Lowering("depthwise"): 1.0, Lowering.parse("tiled:2x2"): 2.0}
     monkeypatch.setattr(timing, "measure", lambda problem, batch: seconds)

@@ -74,6 +74,27 @@ def lose(words: list[str]) -> int:
     return cli.DONE
 
 
+def compile_within(words: list[str]) -> int:
+    """Do what imports half of PyTorch, and write which threads are left in the end."""
+    with joined() as world:
+        torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))
+        from torch._inductor import codecache  # noqa: F401
+
+        world.gather(None)
+        rank = world.rank
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    (Path(words[0]) / str(rank)).write_text(" ".join(threads))
+    return cli.DONE
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux tells of threads")
+def test_no_thread_of_the_job_outlives_it(tmp_path: Path) -> None:
+    """One that lets go of a tensor while Python ends aborts the process."""
+    assert launch(compile_within, [str(tmp_path)], 2) == 0
+    for rank in (0, 1):
+        assert "gloo" not in (tmp_path / str(rank)).read_text()
+
+
 def test_a_process_that_is_killed_ends_the_others() -> None:
     with pytest.raises(LostProcessError, match=r"process 0 of 2 was ended by SIGKILL.* Try again"):
         launch(lose, [], 2, "Try again.")

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from train_fixtures import assert_same_weights, make_tree
 
 import pyconv
-from pyconv import PyConv2d, PyConvResNetTiny_Weights, choice, evaluate, optimize, rule
+from pyconv import PyConv2d, PyConvResNetTiny_Weights, choice, optimize, rule
 from pyconv.convolution import Geometry
 from pyconv.data import find_images, make_loader
+from pyconv.evaluate import evaluate
 from pyconv.gradients import Ways, convolve
 from pyconv.layers import pin
 from pyconv.lowering import NATIVE
@@ -65,7 +66,8 @@ def test_every_way_is_as_near_the_truth_as_native(
     def run(way: object, device: str, dtype: torch.dtype) -> list[Tensor]:
         a, b = (t.to(device, dtype).requires_grad_() for t in (x, weight))
         out = convolve(a, b, None, posed.geometry, Ways(way, way, way))  # type: ignore[arg-type]
-        return [out, *torch.autograd.grad((out * out.detach().cos()).sum(), (a, b))]
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+        return [out, *torch.autograd.grad(out, (a, b), grad)]
 
     def errors(way: object) -> list[float]:
         return [error(*pair) for pair in zip(run(way, "cuda", dtype), truth, strict=True)]
@@ -73,7 +75,7 @@ def test_every_way_is_as_near_the_truth_as_native(
     # As the network computes: float32 exactly, or rounded as is PyTorch's default.
     truth = run(NATIVE, "cpu", torch.float64)
     native = errors(NATIVE)
-    assert len(candidates(posed)) > 2
+    assert len(candidates(posed)) > 1
     for way in candidates(posed):
         for found, usual in zip(errors(way), native, strict=True):
             assert found <= 2 * usual + {8: 1e-9, 4: 1e-3, 2: 1e-4}[dtype.itemsize], way

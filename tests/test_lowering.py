@@ -87,7 +87,7 @@ def test_all_ways_are_equal_forward_and_backward(problem: Problem, bias: bool, r
     tensors = inputs(problem, torch.float64, bias)
     single = [None if t is None else t.detach().float().requires_grad_() for t in tensors]
     expected = run(problem, Lowering(), tensors)
-    for way in candidates(problem):
+    for way in {*candidates(problem), *candidates(problem._replace(device="cuda"))}:
         for value, target in zip(run(problem, way, tensors), expected, strict=True):
             assert value.shape == target.shape
             assert error(value, target) < 1e-9, way

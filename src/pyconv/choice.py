@@ -69,7 +69,7 @@ def grouped_conv(
 # Multiply-adds per image: too few to prepare a weight for in every call. Not per batch, so that
 # processes that share a batch compute what one would.
 SMALL = 2e6
-FEW = 8  # images; with fewer a GPU waits for what it is told to do, and native tells it the least
+FEW = 32  # images; with fewer a GPU waits for what it is told, and native tells it the least
 PLAIN = Ways()
 
 
@@ -167,19 +167,11 @@ _ruled = functools.cache(rule.nearest)
 
 def _ruled_on_gpu(fields: tuple[Any, ...], images: int | None) -> Lowering:
     problem = Problem(*fields)
-    if problem.dtype == torch.float32 and not _is_tf32():
-        return NATIVE  # zeros are not as cheap
-    return _ruled(problem, False, images)
+    return _ruled(problem, False, images) if rule.applies(problem) else NATIVE
 
 
 # What torch.compiler.assume_constant_result() sets: but that imports the compiler.
 _ruled_on_gpu._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _is_tf32() -> bool:
-    """Whether a GPU may round float32 to the 19 bits of its units for matrices."""
-    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made while importing
-    return bool(conv.fp32_precision == "tf32")
 
 
 def _tuned(fields: tuple[Any, ...], batch: int) -> Lowering:

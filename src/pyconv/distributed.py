@@ -175,6 +175,10 @@ def joined(device: torch.device = CPU, patience: timedelta | None = None) -> Ite
 
 def _meet(device: torch.device, patience: timedelta | None) -> None:
     """Meet the other processes, as RANK and WORLD_SIZE say."""
+    # Imported within, as by a compiler, it keeps the group among its defaults: gloo's threads then
+    # outlive it and may abort the exit.
+    import torch.distributed.nn.functional
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(

@@ -19,7 +19,7 @@ from .lowering import NATIVE, Lowering
 from .machine import processor
 from .problem import Problem, goes_wrong
 
-__all__ = ["RULES", "Measured", "Rule", "nearest", "read_rule", "rule_of"]
+__all__ = ["RULES", "Measured", "Rule", "applies", "nearest", "read_rule", "rule_of"]
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,19 @@ class Measured:
     size: int  # of the input's map
     lowering: Lowering
     otherwise: Lowering  # without kernels of our own
+    groups: int | None = None  # where their number matters as well
     images: int = 1  # from which on it suits
 
     @classmethod
     def of(cls, row: list[Any], images: int = 1) -> Measured:
-        """Read ``[inputs, outputs, kernel, stride, size, lowering]``, and the other one if any."""
-        ways = [Lowering.parse(way) for way in row[5:]]
-        inputs, outputs, kernel, stride, size = row[:5]
-        return cls(inputs, outputs, kernel, stride, size, ways[0], ways[-1], images)
+        """Read ``[inputs, outputs, kernel, stride, size, lowering]``, and the other one if any.
+
+        The number of groups may stand between size and lowering.
+        """
+        inputs, outputs, kernel, stride, size, *groups = [n for n in row if isinstance(n, int)]
+        ways = [Lowering.parse(way) for way in row if isinstance(way, str)]
+        known = groups[0] if groups else None
+        return cls(inputs, outputs, kernel, stride, size, ways[0], ways[-1], known, images)
 
     def octaves_to(self, problem: Problem) -> float:
         """How far a problem is from the one measured, in doublings of its numbers."""
@@ -52,6 +57,7 @@ class Measured:
                 (self.kernel, max(problem.kernel), 1),
                 (self.stride, max(problem.geometry.stride), 1),
                 (self.size, max(problem.size) or self.size, 0.5),  # 0: not known
+                (self.groups or problem.geometry.groups, problem.geometry.groups, 0.5),
             )
         )
 
@@ -87,6 +93,19 @@ def rule_of(device: str) -> Rule:
     return RULES[device]
 
 
+def applies(problem: Problem) -> bool:
+    """Whether a problem is of the kind that was measured.
+
+    Float32 was on GPUs that may round it for their units which multiply matrices (TF32): for them
+    zeros count for little.
+    """
+    rounded = True
+    if problem.device == "cuda" and problem.dtype == torch.float32:
+        conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made while importing
+        rounded = conv.fp32_precision == "tf32"
+    return rounded and len(problem.kernel) == 2
+
+
 def nearest(problem: Problem, ours: bool = True, images: int | None = None) -> Lowering:
     """The way that was fastest for the nearest shape measured; native where none is near.
 
@@ -95,7 +114,7 @@ def nearest(problem: Problem, ours: bool = True, images: int | None = None) -> L
         images: How many there are; None if they are many.
     """
     best, least = NATIVE, NEAR
-    if len(problem.kernel) != 2:
+    if not applies(problem):
         return best
     # On a GPU numbers of 16 bits go through the same units, at the same speed.
     half = torch.bfloat16 if problem.device == "cuda" else torch.float16

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -37,7 +38,19 @@ def measure(
 ) -> dict[Lowering, float]:
     """Run the candidates in turns and return their median seconds."""
     runs = {way: _run(problem, batch, way) for way in candidates(problem)}
-    return race(runs, rounds, clock, 1 if problem.device == "cpu" else BURST)
+    with _unsearched():
+        return race(runs, rounds, clock, 1 if problem.device == "cpu" else BURST)
+
+
+@contextlib.contextmanager
+def _unsearched() -> Iterator[None]:
+    """Without cuDNN's own search, which takes up to a second for each way."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 # An accelerator is told what to do next before it has done the last, and tells when it is through
