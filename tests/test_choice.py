@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses import FakeTensorMode
 
 import pyconv
-from pyconv import choice, rule, timing
+from pyconv import PyConv2d, choice, rule, timing
 from pyconv.convolution import Geometry
 from pyconv.layers import GroupedConv2d
 from pyconv.lowering import Lowering
@@ -85,6 +88,40 @@ def test_the_rule_of_a_gpu_is_for_many_images_and_rounded_numbers(
     assert nearest(level) != Lowering()
 
 
+@pytest.mark.parametrize("measured", ["CUDA_9.0", "CUDA_8.0"])
+def test_a_compiler_follows_the_rule_of_a_gpu_in_one_graph(
+    measured: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors of a GPU that is not here do for that."""
+    monkeypatch.setitem(rule.RULES, "cuda", rule.read_rule(measured))
+    compiler = CompileCounter()
+    torch.compiler.reset()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        layer = PyConv2d(64, 64, device="cuda")
+        run = torch.compile(layer, backend=compiler, fullgraph=True)
+        for size in (56, 48, 40):
+            assert run(torch.empty(64, 64, size, size, device="cuda")).shape[2] == size
+    assert compiler.frame_count <= 2  # for one size, and for all
+
+
+def test_a_gpu_that_is_not_here_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(rule.RULES, "cuda", raising=False)
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with FakeTensorMode():
+        layer = PyConv2d(64, 64, device="cuda")
+        assert layer(torch.empty(64, 64, 56, 56, device="cuda")).shape == (64, 64, 56, 56)
+
+
+def test_what_is_slow_once_stays_in_the_race() -> None:
+    """On an accelerator what is hopeless is called no more; one bad round does not make it so."""
+    rounds = [[0, 2, 0, 7, 0, 90]] + [[0, 2, 0, 1, 0, 90]] + [[0, 2, 0, 1]] * 3
+    clock = iter(accumulate(chain(*rounds))).__next__
+    seconds = timing.race(dict.fromkeys(("usual", "better", "worst"), list), 5, clock, burst=2)
+    assert min(seconds, key=seconds.__getitem__) == "better"
+    assert seconds["worst"] == 45
+
+
 def test_depthwise_is_not_for_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {Lowering(): 3.0, Lowering("depthwise"): 1.0, Lowering.parse("tiled:2x2"): 2.0}
     monkeypatch.setattr(timing, "measure", lambda problem, batch: seconds)
@@ -105,6 +142,18 @@ def test_autotune_times_a_shape_once_and_keeps_its_choice(monkeypatch: pytest.Mo
     ((problem, batch), way) = next(iter(choice.TIMED.items()))
     assert len(choice.TIMED) == 1 and batch == 1 and way in candidates(problem)
     torch.testing.assert_close(out, nn.Conv2d.forward(level, x), rtol=1e-5, atol=1e-5)
+
+
+def test_autotune_compiles_for_every_size_in_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "TIMED", {})
+    level = GroupedConv2d(16, 16, 3, padding=1, groups=8)
+    torch.compiler.reset()
+    run = torch.compile(level, backend="eager", fullgraph=True)
+    with pyconv.autotune(), torch.no_grad():
+        for size in (8, 9, 10):
+            x = torch.randn(1, 16, size, size)
+            torch.testing.assert_close(run(x), nn.Conv2d.forward(level, x), rtol=1e-5, atol=1e-5)
+    assert {problem.size for problem, _ in choice.TIMED} == {(8, 8), (9, 9), (10, 10)}
 
 
 def test_autotune_times_training_and_inference_apart(monkeypatch: pytest.MonkeyPatch) -> None:

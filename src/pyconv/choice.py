@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -67,9 +68,10 @@ def grouped_conv(
 
 
 # Multiply-adds per image: too few to prepare a weight for in every call. Not per batch, so that
-# processes that share a batch compute what one would.
+# processes that share a batch compute what one would, but for GPUs: with fewer images they wait for
+# what they are told to do, and native tells them the least.
 SMALL = 2e6
-FEW = 32  # images; with fewer a GPU waits for what it is told, and native tells it the least
+LEAST_IMAGES = 32
 PLAIN = Ways()
 
 
@@ -98,7 +100,7 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
         return not rule.rule_of("cpu")
     if torch.compiler.is_compiling():
         return x.device.type != "cuda"
-    return x.shape[0] < FEW or not rule.rule_of(x.device.type)
+    return x.shape[0] < LEAST_IMAGES or not rule.rule_of(x.device.type)
 
 
 # Per group: with more, PyTorch's own convolutions keep their vectors busy.
@@ -151,11 +153,15 @@ def _fit(
 
 
 def _one(problem: Problem, batch: int) -> Lowering:
-    if autotune.enabled:
-        return _tuned(tuple(problem), batch)
+    if autotune.enabled:  # for this very size, which to a compiler may be a symbol
+        size = tuple(operator.index(n) for n in problem.size)
+        return _tuned(tuple(problem._replace(size=size)), operator.index(batch))
+    if problem.device != "cpu" and torch.compiler.is_compiling():
+        # For maps and batches of any size, for it may be that they are symbols.
+        anywhere = problem._replace(size=(0,) * len(problem.size))
+        return _ruled_on_gpu(tuple(anywhere), None)
     if problem.device != "cpu":
-        # A compiler does not ask how many there are: what it makes is for all batches.
-        return _ruled_on_gpu(tuple(problem), None if torch.compiler.is_compiling() else batch)
+        return _ruled_on_gpu(tuple(problem), batch)
     if torch.compiler.is_compiling():  # which sees through all ways but the kernels
         return rule.nearest(problem, ours=False)
     return _ruled(problem, kernels.load(*HEADERS) is not None)
@@ -167,7 +173,8 @@ _ruled = functools.cache(rule.nearest)
 
 def _ruled_on_gpu(fields: tuple[Any, ...], images: int | None) -> Lowering:
     problem = Problem(*fields)
-    return _ruled(problem, False, images) if rule.applies(problem) else NATIVE
+    way = _ruled(problem, False, images) if rule.applies(problem) else NATIVE
+    return Lowering(*way)  # torch.compile fails on a constant that it knows by another name
 
 
 # What torch.compiler.assume_constant_result() sets: but that imports the compiler.
@@ -178,7 +185,7 @@ def _tuned(fields: tuple[Any, ...], batch: int) -> Lowering:
     key = Problem(*fields), batch
     if key not in TIMED:
         TIMED[key] = fastest(*key)
-    return TIMED[key]
+    return Lowering(*TIMED[key])  # see above
 
 
 TIMED: dict[tuple[Problem, int], Lowering] = {}

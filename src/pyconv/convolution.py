@@ -23,7 +23,7 @@ __all__ = [
 
 # Asked once: torch.compile cannot follow the questions.
 TILES = has_tiles()
-LACKING = tuple(half for half in (torch.bfloat16, torch.float16) if not computes_in("cpu", half))
+CPU_LACKS = tuple(half for half in (torch.bfloat16, torch.float16) if not computes_in("cpu", half))
 
 
 class Geometry(NamedTuple):
@@ -51,7 +51,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> 
     dtype, device = computed_in(x), x.device.type
     size, learns = x.shape[2 - weight.dim() :], torch.is_grad_enabled() and weight.requires_grad
     right = _right_dtype(size, weight.shape, geometry, dtype, device, learns)
-    if right != dtype and computed_in(weight) == dtype:  # else PyTorch has something to say
+    # Where dtypes differ, PyTorch has something to say.
+    if right != dtype and all(t is None or computed_in(t) == dtype for t in (weight, bias)):
         tensors = [None if t is None else t.to(right) for t in (x, weight, bias)]
         with torch.autocast(device, enabled=False):
             return function(*tensors, stride, padding, dilation, groups).to(dtype)
@@ -165,7 +166,7 @@ def _right_dtype(
     Where a CPU lacks arithmetic for a dtype, PyTorch rounds each sum to it: a wider one is nearer
     the truth, and several times as fast.
     """
-    if device == "cpu" and dtype in LACKING and not is_exporting():
+    if device == "cpu" and dtype in CPU_LACKS and not is_exporting():
         dtype = torch.float32
     while miscomputed(size, weight, geometry, dtype, device, learns):
         dtype = WIDER[dtype]
@@ -174,4 +175,5 @@ def _right_dtype(
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether the channels of a pixel lie beside each other."""
-    return x.stride(1) == 1 and x.shape[1] > 1
+    # To a compiler the condition itself may be a symbol.
+    return True if x.stride(1) == 1 and x.shape[1] > 1 else False  # noqa: SIM210

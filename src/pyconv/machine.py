@@ -66,11 +66,11 @@ def processor(device: str = "cpu") -> str:
     """The kind of processor: ``AVX2``, ``AVX512``, ``AVX512_AMX``, ..., of a GPU ``CUDA_9.0``, ...
 
     A CPU's is PyTorch's name for its vector units, and whether there are units that multiply
-    matrices besides; a GPU's is its compute capability.
+    matrices besides; a GPU's is its compute capability, of several GPUs that of the current one.
     """
     if device != "cpu":
-        is_known = device == "cuda" and torch.version.hip is None
-        return "CUDA_{}.{}".format(*torch.cuda.get_device_capability()) if is_known else device
+        asks = device == "cuda" and torch.version.hip is None and torch.cuda.is_available()
+        return "CUDA_{}.{}".format(*torch.cuda.get_device_capability()) if asks else device
     name = torch.backends.cpu.get_cpu_capability()
     return f"{name}_AMX" if has_tiles() else name
 

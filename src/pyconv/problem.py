@@ -58,7 +58,7 @@ class Problem(NamedTuple):
 def problem_of(x: Tensor, weight: Tensor, geometry: Geometry, mode: Mode) -> Problem:
     """The problem of convolving such an input with such a weight, under autocast or not."""
     return Problem(
-        in_channels=x.shape[1],
+        in_channels=weight.shape[1] * geometry.groups,
         out_channels=weight.shape[0],
         kernel=tuple(weight.shape[2:]),
         geometry=geometry,

@@ -34,10 +34,9 @@ class Measured:
     lowering: Lowering
     otherwise: Lowering  # without kernels of our own
     groups: int | None = None  # where their number matters as well
-    images: int = 1  # from which on it suits
 
     @classmethod
-    def of(cls, row: list[Any], images: int = 1) -> Measured:
+    def of(cls, row: list[Any]) -> Measured:
         """Read ``[inputs, outputs, kernel, stride, size, lowering]``, and the other one if any.
 
         The number of groups may stand between size and lowering.
@@ -45,7 +44,7 @@ class Measured:
         inputs, outputs, kernel, stride, size, *groups = [n for n in row if isinstance(n, int)]
         ways = [Lowering.parse(way) for way in row if isinstance(way, str)]
         known = groups[0] if groups else None
-        return cls(inputs, outputs, kernel, stride, size, ways[0], ways[-1], known, images)
+        return cls(inputs, outputs, kernel, stride, size, ways[0], ways[-1], known)
 
     def octaves_to(self, problem: Problem) -> float:
         """How far a problem is from the one measured, in doublings of its numbers."""
@@ -62,7 +61,8 @@ class Measured:
         )
 
 
-Rule = dict[tuple[torch.dtype, bool, str], list[Measured]]
+# For a dtype, channels-last or not, and a mode: the rows, by the images from which on they suit.
+Rule = dict[tuple[torch.dtype, bool, str], dict[int, list[Measured]]]
 
 
 def read_rule(processor: str) -> Rule:
@@ -77,8 +77,8 @@ def read_rule(processor: str) -> Rule:
     read: Rule = {}
     for key, rows in json.loads(path.read_text(encoding="utf-8"))["fastest"].items():
         dtype, layout, mode, *images = key.split()
-        known = read.setdefault((getattr(torch, dtype), layout == "channels_last", mode), [])
-        known += [Measured.of(row, *map(int, images)) for row in rows]
+        known = read.setdefault((getattr(torch, dtype), layout == "channels_last", mode), {})
+        known[int(images[0]) if images else 1] = [Measured.of(row) for row in rows]
     return read
 
 
@@ -119,11 +119,9 @@ def nearest(problem: Problem, ours: bool = True, images: int | None = None) -> L
     # On a GPU numbers of 16 bits go through the same units, at the same speed.
     half = torch.bfloat16 if problem.device == "cuda" else torch.float16
     dtype = half if problem.dtype == torch.float16 else problem.dtype
-    rows = rule_of(problem.device).get((dtype, problem.channels_last, problem.mode), [])
-    reached = [row.images for row in rows if images is None or row.images <= images]
-    for row in rows:
-        if row.images != max(reached, default=None):
-            continue
+    known = rule_of(problem.device).get((dtype, problem.channels_last, problem.mode), {})
+    reached = [least for least in known if images is None or least <= images]
+    for row in known[max(reached)] if reached else ():
         octaves = row.octaves_to(problem)
         if octaves < least:
             best, least = row.lowering if ours else row.otherwise, octaves

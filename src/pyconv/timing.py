@@ -38,8 +38,10 @@ def measure(
 ) -> dict[Lowering, float]:
     """Run the candidates in turns and return their median seconds."""
     runs = {way: _run(problem, batch, way) for way in candidates(problem)}
+    if problem.device == "cpu":
+        return race(runs, rounds, clock)
     with _unsearched():
-        return race(runs, rounds, clock, 1 if problem.device == "cpu" else BURST)
+        return race(runs, rounds, clock, BURST)
 
 
 @contextlib.contextmanager
@@ -54,7 +56,7 @@ def _unsearched() -> Iterator[None]:
 
 
 # An accelerator is told what to do next before it has done the last, and tells when it is through
-# with all; what takes so much longer than another at first is not called again.
+# with all; what took so much longer than another twice is not called again.
 BURST, HOPELESS = 4, 3.0
 
 
@@ -71,7 +73,7 @@ def race(
         run()  # the first call compiles kernels and allocates
     times: dict[Runner, list[float]] = {key: [] for key in runs}
     hopeful = dict(runs)
-    for _ in range(rounds):
+    for number in range(rounds):
         for key, run in hopeful.items():
             synchronize()
             start = clock()
@@ -79,9 +81,10 @@ def race(
                 run()
             synchronize()
             times[key].append((clock() - start) / burst)
-        if burst > 1:
-            best = min(seconds[-1] for seconds in times.values())
-            hopeful = {key: run for key, run in runs.items() if times[key][0] < HOPELESS * best}
+        if burst > 1 and number:
+            fastest_ever = {key: min(seconds) for key, seconds in times.items()}
+            limit = HOPELESS * min(fastest_ever.values())
+            hopeful = {key: run for key, run in runs.items() if fastest_ever[key] < limit}
     return {key: statistics.median(seconds) for key, seconds in times.items()}
 
 
