@@ -83,9 +83,9 @@ def test_the_rule_of_a_gpu_is_for_many_images_and_rounded_numbers(
     )
     assert nearest(few, images=32) != nearest(level, images=32)  # the groups count as well
     assert nearest(level._replace(dtype=torch.float32)) != Lowering()
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
-    assert nearest(level._replace(dtype=torch.float32)) == Lowering()
-    assert nearest(level) != Lowering()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert nearest(level._replace(dtype=torch.float32)) == Lowering()
+        assert nearest(level) != Lowering()
 
 
 @pytest.mark.parametrize("measured", ["CUDA_9.0", "CUDA_8.0"])

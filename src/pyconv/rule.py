@@ -116,9 +116,9 @@ def nearest(problem: Problem, ours: bool = True, images: int | None = None) -> L
     best, least = NATIVE, NEAR
     if not applies(problem):
         return best
-    # On a GPU numbers of 16 bits go through the same units, at the same speed.
-    half = torch.bfloat16 if problem.device == "cuda" else torch.float16
-    dtype = half if problem.dtype == torch.float16 else problem.dtype
+    dtype = problem.dtype
+    if problem.device == "cuda" and dtype == torch.float16:
+        dtype = torch.bfloat16  # through the same units, at the same speed
     known = rule_of(problem.device).get((dtype, problem.channels_last, problem.mode), {})
     reached = [least for least in known if images is None or least <= images]
     for row in known[max(reached)] if reached else ():
