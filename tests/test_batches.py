@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -168,3 +171,33 @@ def test_missing_and_differing_folders_are_told(tmp_path: Path) -> None:
         image.unlink()
     with pytest.raises(ValueError, match=r"no images in the folders of .*val for: class2\."):
         find_splits(tree)
+
+
+ORPHAN = """
+import os, signal, sys, time
+from pathlib import Path
+from pyconv import batches, data
+from pyconv.data import Preprocess
+root, kind = Path(sys.argv[1]), sys.argv[2]
+images = data.find_images(root / "val")
+pixels = Preprocess(28, 28, (0.5,), (0.5,))
+if kind == "eval":
+    loader = data.make_loader(images, pixels, 4, 2)
+else:
+    loader = batches.val_loader(images.samples, pixels, 4, 2)
+os.register_at_fork(after_in_child=lambda: time.sleep(1))  # busy machines take their time
+kept = iter(loader)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("kind", ["eval", "train"])
+def test_loaders_do_not_outlive_who_is_killed_right_after_it_started_them(
+    kind: str, tmp_path: Path
+) -> None:
+    make_tree(tmp_path)
+    command = [sys.executable, "-c", ORPHAN, str(tmp_path), kind]
+    # It returns once nobody holds the pipes any more, the loaders included.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, done.stderr

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .data import Preprocess, find_images
+from .data import Preprocess, find_images, leave_if_orphaned
 from .recipe import Recipe
 
 __all__ = [
@@ -246,3 +246,4 @@ def _outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10) and None)
+    leave_if_orphaned()

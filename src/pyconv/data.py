@@ -7,6 +7,8 @@ torchvision is imported when images are first touched, so that ``import pyconv``
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -223,3 +225,16 @@ def make_loader(
 def _leave_interrupts_to_the_parent(worker: int) -> None:
     """Ctrl-C reaches every process; a worker that dies of it takes the batch in hand with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_if_orphaned()
+
+
+def leave_if_orphaned() -> None:
+    """End a loader's process whose parent is gone already: nobody else would.
+
+    PyTorch's workers do ask later on, but only whether they still have the parent that they began
+    with; one that is killed right after it started them is not missed.
+    """
+    parent = multiprocessing.parent_process()
+    is_known = multiprocessing.get_start_method() != "forkserver"  # which is the parent of all
+    if parent is not None and is_known and os.getppid() != parent.pid:
+        os._exit(1)
