@@ -32,12 +32,12 @@ from pyconv.timing import measure
 
 IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}
 IMAGES["pyconvresnet_tiny"] = (1, 28, 28)
-MODES: tuple[Mode, ...] = ("forward", "prepared", "on_input", "on_weight")
+MODES: tuple[Mode, ...] = ("forward", "prepared", "grad_input", "grad_weight")
 BATCHES = {"cpu": (4,), "cuda": (8, 64)}
 MARGIN = 0.9  # of native's time: what another way must stay under, so that it never costs
 # Milliseconds that it must save on a GPU: it takes its processor longer to tell it more, and where
 # the network is small that is what all wait for.
-WORTH: dict[Mode, float] = {"forward": 0.1, "prepared": 0.0, "on_input": 0.2, "on_weight": 0.2}
+WORTH: dict[Mode, float] = {"forward": 0.1, "prepared": 0.0, "grad_input": 0.2, "grad_weight": 0.2}
 
 
 @cache

@@ -50,6 +50,15 @@ def test_backbones_compile_trace_export_and_copy() -> None:
             torch.testing.assert_close(value, expected[key])
 
 
+def test_one_stage_may_be_a_number() -> None:
+    assert Backbone(pyconvresnet_tiny(), 3).return_layers == {"layer3": "layer3"}
+
+
+def test_what_is_no_network_of_the_zoo_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"network of this library, not a Linear.*get_model\(\)"):
+        Backbone(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("stages", [(), (0, 1), (2, 1), (1, 1), (5,)])
 def test_stages_that_are_none_are_refused(stages: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must name stages of 1 to 4 in ascending order"):

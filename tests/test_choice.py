@@ -163,5 +163,5 @@ def test_autotune_times_training_and_inference_apart(monkeypatch: pytest.MonkeyP
         level(x).sum().backward()
         with torch.inference_mode():
             level(x)
-    assert {problem.mode for problem, _ in choice.TIMED} == {"forward", "on_weight"}
+    assert {problem.mode for problem, _ in choice.TIMED} == {"forward", "grad_weight"}
     assert level.weight.grad is not None

@@ -22,9 +22,9 @@ from torch import Tensor, library, nn
 
 from pyconv import PyConv2d, kernels, optimize
 from pyconv.convolution import Geometry
-from pyconv.direct import HEADERS, direct, fits, on_input, on_inputs, on_weight, prepare
+from pyconv.direct import HEADERS, direct, fits, grad_input, grad_inputs, grad_weight, pack
 from pyconv.lowering import native
-from pyconv.prepared import DirectPyramid, SquareConv2d
+from pyconv.prepared import DirectPyramid, WinogradConv2d
 
 compiled = pytest.mark.skipif(
     kernels.load(*HEADERS) is None,
@@ -116,14 +116,14 @@ def test_any_levels_together_are_equal_to_the_plain_ones(threads: int, single: L
     truth = half.to(torch.float64).plain()
     assert error(direct(*half), truth) < 0.004  # of rounding the sums once
     for some in (single, half):
-        prepared = prepare(some.weights, some.geometries)
+        packed = pack(some.weights, some.geometries)
         if some is half or not any(map(is_square, some.weights, some.geometries)):
-            assert direct(*some, True, prepared).equal(direct(*some, True))
-        assert direct(*some, True, prepared.new_empty(0)).equal(direct(*some, True))
+            assert direct(*some, True, packed).equal(direct(*some, True))
+        assert direct(*some, True, packed.new_empty(0)).equal(direct(*some, True))
 
 
 def is_square(weight: Tensor, geometry: Geometry) -> bool:
-    """Whether the prepared level is computed in squares, which rounds otherwise."""
+    """Whether the packed level is computed by Winograd, which rounds otherwise."""
     plain = geometry.stride == geometry.dilation == (1, 1)
     return plain and weight.shape[1] >= 64 and weight.shape[2:] == (3, 3)
 
@@ -150,10 +150,10 @@ def test_squares_are_equal_to_the_plain_ones(threads: int, single: Levels, pad: 
     # Each level with its own padding and one more, so that the maps still have one size.
     more = [g._replace(padding=tuple(p + pad for p in g.padding)) for g in single.geometries]
     single = single._replace(geometries=more)
-    prepared = prepare(single.weights, single.geometries)
-    assert prepared.numel() > 4 * sum(weight.numel() for weight in single.weights)
+    packed = pack(single.weights, single.geometries)
+    assert packed.numel() > 4 * sum(weight.numel() for weight in single.weights)
     truth = single.to(torch.float64).plain()
-    ours = direct(*single, prepared=prepared)
+    ours = direct(*single, packed=packed)
     assert error(ours, truth) < 1e-5
     sizes = [weight.shape[0] for weight in single.weights]
     for weight, one, other in zip(
@@ -161,7 +161,7 @@ def test_squares_are_equal_to_the_plain_ones(threads: int, single: Levels, pad: 
     ):
         if weight.shape[2:] == (3, 3):
             assert error(one, other) < 1e-6
-    assert direct(*single, True, prepared).equal(ours.relu())
+    assert direct(*single, True, packed).equal(ours.relu())
 
 
 @compiled
@@ -174,7 +174,7 @@ def test_gradients_on_weights_are_equal_to_the_plain_ones(threads: int, single: 
             out = native(some.x.double(), wide, None, geometry)
             grad = torch.randn_like(out).to(some.x.dtype)
             (truth,) = torch.autograd.grad(out, wide, grad.double())
-            found = on_weight(grad, some.x, weight, geometry)
+            found = grad_weight(grad, some.x, weight, geometry)
             assert found.dtype == weight.dtype and found.shape == weight.shape
             assert error(found, truth) < bound
 
@@ -189,11 +189,11 @@ def test_the_gradient_on_the_input_is_equal_to_the_plain_one(threads: int, singl
         grad = torch.randn_like(out).to(some.x.dtype)
         (truth,) = torch.autograd.grad(out, wide, grad.double())
         starts = [0, *accumulate(weight.shape[0] for weight in some.weights[:-1])]
-        found = on_inputs(grad, some.x, some.weights, some.geometries, starts)
+        found = grad_inputs(grad, some.x, some.weights, some.geometries, starts)
         assert found.dtype == some.x.dtype and found.shape == some.x.shape
         assert error(found, truth) < bound
         alone = [
-            on_input(grad.narrow(1, start, weight.shape[0]), some.x, weight, geometry)
+            grad_input(grad.narrow(1, start, weight.shape[0]), some.x, weight, geometry)
             for start, weight, geometry in zip(starts, some.weights, some.geometries, strict=True)
         ]
         assert error(sum(part.double() for part in alone), truth) < bound  # type: ignore[arg-type]
@@ -204,8 +204,8 @@ def test_gradients_on_weights_repeat_bit_by_bit() -> None:
     some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1], size=(56, 56), images=3)
     for weight, geometry in zip(some.weights, some.geometries, strict=True):
         grad = torch.randn_like(native(some.x, weight, None, geometry))
-        assert fits(some.x, [weight], [geometry], "gradient")
-        first, second = (on_weight(grad, some.x, weight, geometry) for _ in range(2))
+        assert fits(some.x, [weight], [geometry], "grad_weight")
+        first, second = (grad_weight(grad, some.x, weight, geometry) for _ in range(2))
         assert torch.equal(first, second)
 
 
@@ -255,20 +255,20 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
         for one, bound in ((single, 1e-5), (single.to(torch.bfloat16), 5e-3)):
             assert fits(one.x, one.weights, one.geometries)
             assert error(direct(*one), truth) < bound
-            prepared = prepare(one.weights, one.geometries)
-            assert error(direct(*one, prepared=prepared), truth) < bound
+            packed = pack(one.weights, one.geometries)
+            assert error(direct(*one, packed=packed), truth) < bound
             for weight, geometry in zip(one.weights, one.geometries, strict=True):
                 wide = weight.double().requires_grad_()
                 out = native(one.x.double(), wide, None, geometry)
                 grad = torch.randn_like(out).to(one.x.dtype)
                 (slope,) = torch.autograd.grad(out, wide, grad.double())
-                assert fits(one.x, [weight], [geometry], "gradient")
-                assert error(on_weight(grad, one.x, weight, geometry), slope) < bound
+                assert fits(one.x, [weight], [geometry], "grad_weight")
+                assert error(grad_weight(grad, one.x, weight, geometry), slope) < bound
                 wide = one.x.double().requires_grad_()
                 out = native(wide, weight.double(), None, geometry)
                 (slope,) = torch.autograd.grad(out, wide, grad.double())
-                assert fits(one.x, [weight], [geometry], "input")
-                assert error(on_input(grad, one.x, weight, geometry), slope) < bound
+                assert fits(one.x, [weight], [geometry], "grad_input")
+                assert error(grad_input(grad, one.x, weight, geometry), slope) < bound
 
 
 @compiled
@@ -304,10 +304,10 @@ def test_the_operator_keeps_to_the_rules_of_operators() -> None:
     padding = [size for geometry in geometries for size in geometry.padding]
     numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries], True)
     rules = ("test_schema", "test_faketensor")
-    prepare, shapes = torch.ops.pyconv.direct_prepare, (weights, *numbers[:-1], kernels.version())
-    library.opcheck(prepare.default, shapes, test_utils=rules)
-    for image, prepared in ((x, None), (x.contiguous(), prepare(*shapes))):
-        arguments = (image, weights, biases, *numbers, prepared)
+    pack, shapes = torch.ops.pyconv.direct_pack, (weights, *numbers[:-1], kernels.version())
+    library.opcheck(pack.default, shapes, test_utils=rules)
+    for image, packed in ((x, None), (x.contiguous(), pack(*shapes))):
+        arguments = (image, weights, biases, *numbers, packed)
         library.opcheck(torch.ops.pyconv.direct.default, arguments, test_utils=rules)
 
 
@@ -399,7 +399,7 @@ def test_plain_convolutions_of_a_compiled_model_run_in_squares() -> None:
     with torch.no_grad():
         truth = copy.deepcopy(model).double()(x.double())
     fast = optimize(model, x, compile=True)
-    names = [name for name, m in fast.named_modules() if isinstance(m, SquareConv2d)]
+    names = [name for name, m in fast.named_modules() if isinstance(m, WinogradConv2d)]
     assert names == ["module.square"] and fast.square.relu
     loaded = pickle.loads(pickle.dumps(fast))
     for twin in (fast, loaded, fast.module):  # the last one runs eagerly
@@ -409,7 +409,7 @@ def test_plain_convolutions_of_a_compiled_model_run_in_squares() -> None:
     fast.load_state_dict(copy.deepcopy(fast).state_dict())
     fast.module.load_state_dict(model.state_dict())  # whose names are as they were
     for other in (optimize(model, x), optimize(model, x[..., :4, :4], compile=True)):
-        assert not any(isinstance(m, SquareConv2d) for m in other.modules())
+        assert not any(isinstance(m, WinogradConv2d) for m in other.modules())
 
 
 @compiled
@@ -425,8 +425,8 @@ def test_a_compiled_program_is_not_found_again_for_other_kernels(
     with torch.no_grad():
         expected, module = model(x), importlib.import_module("pyconv.direct")
         with monkeypatch.context() as before:  # kernels whose weights took more room
-            size = module._prepared
-            before.setattr(module, "_prepared", lambda *arguments: size(*arguments) + 64)
+            size = module._packed_bytes
+            before.setattr(module, "_packed_bytes", lambda *arguments: size(*arguments) + 64)
             before.setattr(kernels, "_version", "of another time")
             assert error(torch.compile(fast)(x), expected) < 1e-5
         torch.compiler.reset()

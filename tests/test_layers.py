@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from golden import load, normal
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv
-from pyconv.layers import fitting_groups, share_channels
+from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv, optimize
+from pyconv.layers import fitting_groups, pin, share_channels
 
 GOLDENS = load("layer_goldens")
 
@@ -131,6 +132,31 @@ def test_options_reach_the_convolutions() -> None:
     assert PyConv2d(8, 8, (3, 5), (1, 2), device="meta").levels[0].weight.is_meta
 
 
+def test_stride_and_dilation_may_differ_between_dimensions() -> None:
+    layer = PyConv2d(8, 8, (3, 5), (1, 4), stride=(1, 2), dilation=(2, 1))
+    assert layer(torch.randn(1, 8, 11, 12)).shape == (1, 8, 11, 6)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    layer = PyConv2d(np.int64(16), np.array([8, 8]), (np.int32(3), 5), np.array((1, 4)))  # type: ignore[arg-type]
+    assert [level.kernel_size for level in layer.levels] == [(3, 3), (5, 5)]
+    assert type(layer.in_channels) is int and layer.out_channels == 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [(PyConv1d, (9,)), (PyConv2d, (9, 7)), (PyConv3d, (5, 6, 7))]
+)
+@pytest.mark.parametrize("way", [None, "blocked:merge=2"])
+def test_an_input_without_a_batch_gives_an_output_without_one(
+    kind: type[PyConv2d], size: tuple[int, ...], way: str | None
+) -> None:
+    layer, x = kind(16, 16, (3, 5), (1, 4)).eval(), torch.randn(2, 16, *size)
+    fast = optimize(layer, x)
+    pin(layer, way)
+    for model in (layer, fast):
+        torch.testing.assert_close(model(x[0]), layer(x)[0])
+
+
 def test_copies_and_pickles_compute_the_same() -> None:
     layer, x = PyConv2d(16, 16, pyconv_groups=None), torch.randn(1, 16, 8, 8)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
@@ -152,6 +178,11 @@ def test_copies_and_pickles_compute_the_same() -> None:
         ({"pyconv_groups": (1, 4, 8, 3)}, r"level 4: 3 groups do not divide in_channels=64 and "),
         ({"pyconv_groups": (1, 4, 0, 1)}, "level 3: 0 groups"),
         ({"in_channels": 0}, "in_channels=0"),
+        ({"out_channels": 64.0}, "out_channels has 1 entries"),
+        ({"pyconv_kernels": None}, "level 1: kernel size None"),
+        ({"stride": 0}, "stride=0 must be a positive whole number, or 2 of them"),
+        ({"stride": (1, 2, 3)}, r"stride=\(1, 2, 3\) must be"),
+        ({"dilation": 1.5}, "dilation=1.5 must be"),
         ({"in_channels": 6}, r"level 2: 4 groups do not divide.*Groups that do: 1, 2; or pyconv"),
     ],
 )

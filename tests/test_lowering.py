@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import pyconv
-from pyconv import PyConv1d, PyConv2d, PyConv3d, convolution, get_pyconv, pyconvresnet_tiny
+from pyconv import (
+    PyConv1d,
+    PyConv2d,
+    PyConv3d,
+    convolution,
+    get_pyconv,
+    lowering,
+    pyconvresnet_tiny,
+)
 from pyconv.convolution import Geometry
 from pyconv.gradients import Ways, convolve
 from pyconv.layers import GroupedConv, pin
@@ -135,6 +145,18 @@ def test_a_pinned_pyramid_gives_the_same(
     expected = layer(x)
     pin(layer, way)
     torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_each_way_is_a_function() -> None:
+    x, weight = torch.randn(2, 8, 9, 9).double(), torch.randn(8, 2, 3, 3).double()
+    geometry = Geometry(4, (1, 1), (1, 1), (1, 1))
+    expected = native(x, weight, None, geometry)
+    for found in (
+        lowering.blocked(x, weight, None, geometry, 2),
+        lowering.tiled(x, weight, None, geometry, (2, 2)),
+        lowering.depthwise(x, weight, None, geometry),
+    ):
+        assert error(found, expected) < 1e-9
 
 
 @given(problems())
@@ -317,7 +339,7 @@ def test_what_onednn_gets_wrong_is_computed_another_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever the processor: on one without the error it is a detour."""
-    monkeypatch.setattr(convolution, "TILES", True)
+    monkeypatch.setattr(convolution, "HAS_AMX", True)
     geometry = Geometry(1, stride, tuple(k // 2 for k in kernel), (1,) * len(kernel))
     told = convolution.miscomputed(
         size, (16, channels, *kernel), geometry, dtype, "cpu", learns=False
@@ -339,6 +361,57 @@ def maps_are_right(x: Tensor, weight: Tensor, geometry: Geometry, expected: Tens
     with torch.autocast("cpu", torch.bfloat16):
         out = native(x.float(), weight.float(), None, geometry)
     assert out.dtype == torch.bfloat16 and error(out, expected) < 0.004
+
+
+LEARNS_POINTWISE = """
+import torch
+from torch import nn
+from pyconv import PyConv2d
+torch.manual_seed(0)
+layer = PyConv2d(4, 16, (1, 3), (1, 1), stride=2)
+x = torch.randn(8, 4, 28, 28).contiguous(memory_format=torch.channels_last)
+for _ in range(200):
+    layer(x).square().mean().backward()
+"""
+
+
+def test_a_strided_1x1_level_of_few_inputs_learns_within_its_memory() -> None:
+    """On AVX2 alone oneDNN writes outside of it, and the process dies."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEARNS_POINTWISE],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("processor", "channels", "kernel", "stride", "wrong"),
+    [
+        ("AVX2", 4, 1, 2, True),
+        ("AVX2", 8, 1, 2, False),
+        ("AVX2", 1, 1, 2, False),
+        ("AVX2", 4, 1, 1, False),
+        ("AVX2", 4, 3, 2, False),
+        ("AVX512", 4, 1, 2, False),
+    ],
+)
+def test_few_inputs_are_computed_wider_only_where_it_must_be(
+    processor: str,
+    channels: int,
+    kernel: int,
+    stride: int,
+    wrong: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(convolution, "PROCESSOR", processor)
+    geometry = Geometry(1, (stride, stride), (kernel // 2, kernel // 2), (1, 1))
+    shape = (16, channels, kernel, kernel)
+    for learns in (True, False):
+        told = convolution.miscomputed((8, 8), shape, geometry, SINGLE, "cpu", learns)
+        assert told == (wrong and learns)
 
 
 def test_an_ordinary_volume_takes_no_detour() -> None:
@@ -366,10 +439,10 @@ def is_right(x: Tensor, weight: Tensor, geometry: Geometry, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("dilation", [(2, 2), (3, 1)])
-@pytest.mark.parametrize("tiles", [convolution.TILES, False])
+@pytest.mark.parametrize("tiles", [convolution.HAS_AMX, False])
 def test_dilated_groups_learn_from_wide_maps(
     dilation: tuple[int, int], tiles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convolution, "TILES", tiles)
+    monkeypatch.setattr(convolution, "HAS_AMX", tiles)
     x = torch.randn(2, 32, 9, 33).contiguous(memory_format=torch.channels_last)
     is_right(x, torch.randn(16, 8, 3, 3), Geometry(4, (1, 1), dilation, dilation), BFLOAT16)

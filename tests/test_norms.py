@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.testing._internal.two_tensor import TwoTensor
 
 from pyconv import get_model, kernels
-from pyconv.norms import HEADERS, normalise
+from pyconv.norms import HEADERS, norm_add_relu
 
 compiled = pytest.mark.skipif(
     kernels.load(*HEADERS) is None, reason="no compiler here that torch.compile and the kernels use"
@@ -40,7 +41,7 @@ def answers(
     module = copy.deepcopy(module)
     x = x.clone().requires_grad_()
     shortcut = None if shortcut is None else shortcut.clone().requires_grad_()
-    out = normalise(x, module, nn.ReLU(inplace=True) if relu else None, shortcut)
+    out = norm_add_relu(x, module, nn.ReLU(inplace=True) if relu else None, shortcut)
     out.backward(grad)
     found = {
         "out": out,
@@ -54,12 +55,35 @@ def answers(
 
 def is_ours(x: Tensor, module: nn.Module, *others: Any) -> bool:
     with torch.enable_grad():
-        out = normalise(x.clone().requires_grad_(), module, *others)
-    return out.grad_fn is not None and "_Normalise" in type(out.grad_fn).__name__
+        out = norm_add_relu(x.clone().requires_grad_(), module, *others)
+    return out.grad_fn is not None and "_NormAddRelu" in type(out.grad_fn).__name__
 
 
 def errors(found: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]:
     return {name: float((found[name] - t).norm() / t.norm()) for name, t in truth.items()}
+
+
+@compiled
+@pytest.mark.parametrize("summed", [False, True])
+def test_what_is_saved_may_come_back_in_another_layout(summed: bool) -> None:
+    """As from where hooks took it meanwhile, to compress it or to make room."""
+    torch.manual_seed(0)
+    x, grad = last(4, 64, 40, 41), last(4, 64, 40, 41)
+    shortcut = last(4, 64, 40, 41) if summed else None
+    module = norm(64)
+    assert is_ours(x, module, nn.ReLU(), shortcut)
+    truth = answers(x, module, True, shortcut, grad)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.contiguous(), lambda t: t):
+        found = answers(x, module, True, shortcut, grad)
+    assert max(errors(found, truth).values()) == 0
+
+
+@compiled
+def test_parameters_of_another_kind_are_left_to_the_norm() -> None:
+    x, module = last(4, 64, 40, 41), norm(64)
+    assert is_ours(x, module, nn.ReLU())
+    module.weight = nn.Parameter(TwoTensor(torch.ones(64), torch.ones(64)))
+    assert not is_ours(x, module, nn.ReLU())
 
 
 CASES = {
@@ -116,7 +140,7 @@ def test_what_is_no_number_stays_none() -> None:
     x[1, 5, 2, 3] = torch.nan
     x[1, 6, 2, 3] = torch.inf
     module = norm(64)
-    out = normalise(x, module, nn.ReLU())
+    out = norm_add_relu(x, module, nn.ReLU())
     assert out[:, 5:7].isnan().all() and not out[:, :5].isnan().any()
     assert module.running_var is not None and module.running_var[5:7].isnan().all()
 
@@ -132,7 +156,7 @@ def test_steps_repeat_bit_by_bit() -> None:
 def test_gradients_of_gradients() -> None:
     def penalty(module: nn.Module) -> list[Tensor]:
         x = start.clone().requires_grad_()
-        out = normalise(x, module, nn.ReLU(), 2 * x)
+        out = norm_add_relu(x, module, nn.ReLU(), 2 * x)
         (slope,) = torch.autograd.grad((out**2).sum(), x, create_graph=True)
         return list(torch.autograd.grad((slope**2).sum(), [x, *module.parameters()]))
 
@@ -187,7 +211,7 @@ def test_all_else_is_left_to_the_modules(arguments: Callable[[], tuple[Any, ...]
     assert not is_ours(x, module, relu, shortcut)
     out = copy.deepcopy(module)(x)
     out = out if shortcut is None else out + shortcut
-    assert torch.equal(normalise(x, module, relu, shortcut), out if relu is None else relu(out))
+    assert torch.equal(norm_add_relu(x, module, relu, shortcut), out if relu is None else relu(out))
 
 
 def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,17 +223,17 @@ def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> 
 def test_tangents_and_compilers_see_the_modules() -> None:
     x, along, module = last(8, 64, 20, 20), last(8, 64, 20, 20) + 1, norm(64)
     y = x.clone().requires_grad_()
-    normalise(y, module, nn.ReLU()).exp().mean().backward()
+    norm_add_relu(y, module, nn.ReLU()).exp().mean().backward()
     with forward_ad.dual_level():
-        dual = normalise(forward_ad.make_dual(x, along), module, nn.ReLU()).exp().mean()
+        dual = norm_add_relu(forward_ad.make_dual(x, along), module, nn.ReLU()).exp().mean()
         tangent = forward_ad.unpack_dual(dual).tangent
     assert torch.allclose(tangent, (y.grad * along).sum(), rtol=1e-3, atol=1e-6)
     with forward_ad.dual_level():
         other, weight = copy.deepcopy(module), forward_ad.make_dual(module.weight, torch.ones(64))
         del other.weight
         other.weight = weight
-        assert forward_ad.unpack_dual(normalise(x, other)).tangent is not None
-    explained = torch._dynamo.explain(lambda x: normalise(x, module, nn.ReLU()))(x)
+        assert forward_ad.unpack_dual(norm_add_relu(x, other)).tangent is not None
+    explained = torch._dynamo.explain(lambda x: norm_add_relu(x, module, nn.ReLU()))(x)
     assert explained.graph_break_count == 0
 
 
@@ -219,7 +243,7 @@ def test_disabled_between_there_and_back() -> None:
     grads = []
     for disabled in (contextlib.nullcontext(), kernels.disabled()):
         y = x.clone().requires_grad_()
-        out = normalise(y, module, nn.ReLU(), y)
+        out = norm_add_relu(y, module, nn.ReLU(), y)
         with disabled:
             (out**2).sum().backward()
         grads.append(y.grad)
@@ -252,8 +276,8 @@ def test_frozen_norms_and_inputs_without_gradients() -> None:
     x, module = last(8, 64, 20, 20), norm(64)
     module.requires_grad_(False)
     y = x.clone().requires_grad_()
-    normalise(y, module, nn.ReLU()).sum().backward()
+    norm_add_relu(y, module, nn.ReLU()).sum().backward()
     assert y.grad is not None and module.weight.grad is None
     with torch.no_grad():
-        assert normalise(x, module, nn.ReLU()).grad_fn is None
+        assert norm_add_relu(x, module, nn.ReLU()).grad_fn is None
     assert module.num_batches_tracked == 2

@@ -6,14 +6,17 @@ import copy
 import importlib
 import io
 import pickle
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
 
-from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize
+from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize, rule
 from pyconv import pyconvresnet_tiny as tiny
 from pyconv.layers import GroupedConv, pin
 from pyconv.prepared import DirectPyramid, PreparedConv
@@ -160,9 +163,11 @@ class Mixed(nn.Module):
 def test_a_users_module_of_any_kind() -> None:
     model = settled(Mixed()).double()
     x = torch.randn(2, 4, 5, 6, 7, dtype=torch.float64)
-    for fast in (optimize(model), optimize(model, x)):
+    # The norm of the batch cannot be folded; those of sequences of which somebody may call the
+    # parts are only where an example shows that nobody does.
+    for fast, left in ((optimize(model), 6), (optimize(model, x), 1)):
         assert error(fast(x), model(x)) < 1e-9
-        assert norms(fast) == 1  # that of the batch cannot be folded
+        assert norms(fast) == left
         assert not any(isinstance(m, GroupedConv) for m in fast.modules())
 
 
@@ -184,6 +189,144 @@ def test_what_others_read_is_not_folded() -> None:
     fast = optimize(model, x)
     assert norms(fast) == 1
     assert error(fast(x), model(x)) < 1e-5
+
+
+class Tied(nn.Module):
+    """Reads the weight of a convolution a second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.conv_transpose2d(self.norm(self.conv(x)), self.conv.weight)
+        return out
+
+
+class Collects(nn.Module):
+    """Calls the parts of a sequence one by one, and keeps what is between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = []
+        for part in self.parts:
+            x = part(x)
+            if x.sum() > -1e9:  # which symbolic tracing cannot follow
+                found.append(x)
+        return torch.cat(found)
+
+
+class Shuffled(PyConv2d):
+    """A pyramid that computes otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).flip(1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Tied, Collects, lambda: nn.Sequential(Shuffled(8, 8, (3, 5), (1, 4)), nn.BatchNorm2d(8))],
+)
+def test_where_folding_would_be_wrong_it_is_left(make: Callable[[], nn.Module]) -> None:
+    model, x = settled(make()), torch.randn(2, 8, 9, 9)
+    for fast in (optimize(model), optimize(model, x)):
+        assert error(fast(x), model(x)) < 1e-5
+
+
+class Remembers(nn.Module):
+    """Keeps the last map, as some detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.norm(self.conv(x))
+        return self.last
+
+
+def test_looking_at_a_model_leaves_nothing_in_it() -> None:
+    model, x = settled(Remembers()), torch.randn(2, 8, 9, 9)
+    fast = optimize(model)
+    assert fast.last is None and norms(fast) == 0
+    assert error(fast(x), model(x)) < 1e-5
+
+
+def watch_input(module: nn.Module) -> None:
+    module.register_forward_pre_hook(lambda _, inputs: (inputs[0] + 1,))
+
+
+def watch_output(module: nn.Module) -> None:
+    module.register_forward_hook(lambda _, inputs, output: output + 1)
+
+
+def patch(module: nn.Module) -> None:
+    forward = module.forward
+    module.forward = lambda x: forward(x) * 2  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("change", [watch_input, watch_output, patch])
+@pytest.mark.parametrize("part", ["0", "0.pyconv_levels.1", "1", "2"])
+def test_what_is_hooked_or_patched_is_kept(change: Callable[[nn.Module], None], part: str) -> None:
+    model = settled(nn.Sequential(PyConv2d(16, 16, (3, 5), (1, 4)), nn.BatchNorm2d(16), nn.ReLU()))
+    change(model.get_submodule(part))
+    x = torch.randn(2, 16, 9, 9)
+    for fast in (optimize(model), optimize(model, x)):
+        assert error(fast(x), model(x)) < 1e-5
+
+
+def test_a_pruned_convolution_keeps_its_zeros() -> None:
+    model = settled(nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)))
+    prune.random_unstructured(model[0], "weight", 0.5)
+    x = torch.randn(2, 8, 9, 9)
+    assert error(optimize(model, x)(x), model(x)) < 1e-5
+
+
+def test_the_rule_is_followed_without_an_example_in_either_dtype(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(rule.RULES, "cpu", rule.read_rule("AVX512"))
+    module = importlib.import_module("pyconv.optimize")  # the function bears the same name
+    monkeypatch.setattr(module, "computes_in", lambda device, dtype: True)
+    model = get_model("pyconvhgresnet50").eval()
+    for dtype in (torch.float32, torch.bfloat16):
+        levels = [m for m in optimize(model, dtype=dtype).modules() if isinstance(m, PreparedConv)]
+        ways = [level.lowering.kind != "native" for level in levels]
+        assert sum(ways) > len(ways) / 2, dtype
+
+
+class ByName(nn.Module):
+    """Takes its images by name, or inside what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, groups=2)
+
+    def forward(self, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
+        out: Tensor = self.conv(batch["images"]) * mask
+        return out
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_inputs_by_name_and_nested_ones_are_converted(compile: bool) -> None:
+    model, x = settled(ByName()), torch.randn(2, 4, 5, 5)
+    fast = optimize(model, dtype=torch.float64, compile=compile)
+    out = fast(batch={"images": x}, mask=torch.tensor(2))
+    assert out.dtype == torch.float64
+    assert error(out, model({"images": x}, torch.tensor(2))) < 1e-5
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_result_is_in_eval_mode_and_can_be_optimised_again(compile: bool) -> None:
+    fast = optimize(settled(tiny()), compile=compile)
+    assert not any(module.training for module in fast.modules())
+    if not compile:
+        x = torch.randn(2, 1, 28, 28)
+        assert error(optimize(fast)(x), fast(x)) < 1e-5
 
 
 def test_a_layer_alone() -> None:
@@ -225,6 +368,40 @@ def test_the_result_is_copied_saved_exported_and_compiled(
         torch.compile(fast, fullgraph=True, backend="aot_eager"),
     ):
         assert error(twin(x), expected) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", [False, True])
+def test_others_who_record_a_model_may_call_it_with_any_size(example: bool) -> None:
+    model = settled(
+        nn.Sequential(PyConv2d(32, 32, (3, 5), (4, 8)), PyConv2d(32, 32, (3, 5), (1, 8)))
+    )
+    pin(model, None if example else "tiled:2x2")
+    x, other = torch.randn(2, 32, 28, 28), torch.randn(2, 32, 19, 22)
+    fast = optimize(model, x if example else None)
+    size = {
+        2: torch.export.Dim("height", min=8, max=64),
+        3: torch.export.Dim("width", min=8, max=64),
+    }
+    exported = torch.export.export(fast, (x,), dynamic_shapes=(size,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jit.trace is deprecated
+        traced = torch.jit.trace(fast, x)
+    for twin in (exported.module(), traced, torch.fx.symbolic_trace(fast)):
+        for image in (x, other):
+            assert error(twin(image), model(image)) < 1e-5
+
+
+def test_forward_mode_goes_through_the_result() -> None:
+    layer = settled(PyConv2d(64, 64)).requires_grad_(False)
+    x, along = (
+        torch.randn(4, 64, 28, 28).contiguous(memory_format=torch.channels_last) for _ in "ab"
+    )
+    truth = torch.func.jvp(copy.deepcopy(layer).double(), (x.double(),), (along.double(),))
+    pin(layer, "direct")
+    for model in (layer, optimize(layer, x)):
+        for value, target in zip(torch.func.jvp(model, (x,), (along,)), truth, strict=True):
+            assert error(value, target) < 1e-5
 
 
 @pytest.mark.slow

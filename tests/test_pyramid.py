@@ -191,7 +191,7 @@ def test_a_fork_adds_up_what_comes_back() -> None:
 
 def test_a_product_is_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the processor: where it does not multiply matrices it is only no faster."""
-    monkeypatch.setattr(pointwise, "TILES", True)
+    monkeypatch.setattr(pointwise, "HAS_AMX", True)
 
     class Product(nn.Module):
         def __init__(self) -> None:
@@ -222,7 +222,7 @@ def test_a_product_is_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_grouped_levels_of_few_inputs_go_forwards_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also behind a dense level, as in PyConvResNet; where the kernels are known to pay."""
     known = [rule.Measured.of([8, 2, 7, 1, 56, "direct", "native"])]
-    monkeypatch.setitem(rule.RULES, "cpu", {(torch.float32, True, "on_weight"): {1: known}})
+    monkeypatch.setitem(rule.RULES, "cpu", {(torch.float32, True, "grad_weight"): {1: known}})
     choice._ruled.cache_clear()
     try:
         layer, x = PyConv2d(64, 64), last(4, 64, 56, 56)

@@ -1,5 +1,8 @@
 """Pyramidal convolution for PyTorch (Duta et al. 2020, arXiv:2006.11538)."""
 
+import importlib
+from types import ModuleType
+
 from .backbone import Backbone
 from .checkpoint import CheckpointError
 from .choice import autotune
@@ -85,3 +88,10 @@ __all__ = [
     "resnet101",
     "resnet152",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The modules of evaluation and training, imported when first asked for."""
+    if name in ("data", "evaluate", "train"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .resnet import ResNet
+from .resnet import ResNet, stem
 
 __all__ = ["Backbone"]
 
@@ -30,12 +30,17 @@ class Backbone(nn.Module):
         return_layers: Names of the maps, as in torchvision's ``IntermediateLayerGetter``.
 
     Raises:
-        ValueError: if a stage does not exist or the order is wrong.
+        ValueError: if a stage does not exist, the order is wrong, or it is no network of the zoo.
     """
 
-    def __init__(self, model: ResNet, stages: Sequence[int] = (1, 2, 3, 4)) -> None:
+    def __init__(self, model: ResNet, stages: int | Sequence[int] = (1, 2, 3, 4)) -> None:
         super().__init__()
-        stages = tuple(stages)
+        if not isinstance(model, ResNet):
+            raise ValueError(
+                f"Backbone takes a network of this library, not a {type(model).__name__}: build "
+                "one with get_model() or a factory such as pyconvresnet50()."
+            )
+        stages = (stages,) if isinstance(stages, int) else tuple(stages)
         count = len(model.stages)
         if (
             not stages
@@ -55,11 +60,12 @@ class Backbone(nn.Module):
         for number, stage in enumerate(model.stages[: stages[-1]], 1):
             self.add_module(f"layer{number}", stage)
         self.stages = stages
+        self.return_layers = {f"layer{stage}": f"layer{stage}" for stage in stages}
         self.channels = tuple(model.channels[stage - 1] for stage in stages)
         self.strides = tuple(model.strides[stage - 1] for stage in stages)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = stem(x, self.conv1, self.bn1, self.relu, self.maxpool)
         features: OrderedDict[str, Tensor] = OrderedDict()
         for number in range(1, self.stages[-1] + 1):
             x = self.get_submodule(f"layer{number}")(x)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from . import kernels, rule
-from .convolution import TILES, Geometry, computed_in
-from .direct import HEADERS
+from .convolution import HAS_AMX, Geometry, computed_in
+from .direct import HEADERS, Task
 from .gradients import Ways, convolve
 from .lowering import DIRECT, NATIVE, Lowering
-from .problem import TASKS, Mode, Problem, are_direct, problem_of
+from .problem import Problem, are_direct, problem_of
 from .timing import fastest
 
 __all__ = ["autotune", "choose", "choose_all", "grouped_conv"]
@@ -63,36 +63,39 @@ def grouped_conv(
 ) -> Tensor:
     """``conv`` by the lowering that is pinned, or else chosen: arguments and shapes as there."""
     geometry = Geometry(groups, stride, padding, dilation)
-    ways = Ways(pinned, pinned, pinned) if pinned else choose(x, weight, geometry)
+    batched = x.dim() == weight.dim()  # else it is left to PyTorch, pinned or not
+    ways = Ways(pinned, pinned, pinned) if pinned and batched else choose(x, weight, geometry)
     return convolve(x, weight, bias, geometry, ways)
 
 
 # Multiply-adds per image: too few to prepare a weight for in every call. Not per batch, so that
-# processes that share a batch compute what one would, but for GPUs: with fewer images they wait for
-# what they are told to do, and native tells them the least.
+# processes that share a batch compute what one would.
 SMALL = 2e6
+# On GPUs, where a smaller batch is launch-bound: native launches the fewest kernels.
 LEAST_IMAGES = 32
-PLAIN = Ways()
+ALL_NATIVE = Ways()
 
 
 def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
     """How to compute one convolution, and its gradients if they will be wanted."""
     size = x.shape[2:]
+    if geometry.groups == 1:
+        return ALL_NATIVE  # no lane is idle
     if x.dim() != weight.dim() or not all(isinstance(n, int) for n in size):
-        return PLAIN  # an unbatched input, or one whose size an exporter leaves open
-    if not autotune.enabled and _is_plain(x, weight):
-        return PLAIN
+        return ALL_NATIVE  # an input without a batch, or of a size that an exporter leaves open
+    if not autotune.enabled and _stays_native(x, weight):
+        return ALL_NATIVE
     problem, batch = problem_of(x, weight, geometry, "forward"), x.shape[0]
     if not torch.is_grad_enabled():
         return Ways(_one(problem, batch))
     return Ways(
         _one(problem, batch),
-        _one(problem._replace(mode="on_input"), batch) if x.requires_grad else NATIVE,
-        _one(problem._replace(mode="on_weight"), batch) if weight.requires_grad else NATIVE,
+        _one(problem._replace(mode="grad_input"), batch) if x.requires_grad else NATIVE,
+        _one(problem._replace(mode="grad_weight"), batch) if weight.requires_grad else NATIVE,
     )
 
 
-def _is_plain(x: Tensor, weight: Tensor) -> bool:
+def _stays_native(x: Tensor, weight: Tensor) -> bool:
     """Whether no rule need be asked; asking takes time as well."""
     if weight.numel() * math.prod(x.shape[2:]) < SMALL:
         return True
@@ -104,8 +107,8 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
 
 
 # Per group: with more, PyTorch's own convolutions keep their vectors busy.
-MOST_INPUTS = 16
-MOST_OUTPUTS = 4
+FEW_INPUTS = 16
+FEW_OUTPUTS = 4
 
 
 def choose_all(
@@ -117,8 +120,8 @@ def choose_all(
     """The ways for the levels of a pyramid: of each as :func:`grouped_conv` would, but for two.
 
     Where kernels of our own are worth while at all, levels of few inputs are computed together, and
-    so is what comes back to the input from those of few outputs; but not in bfloat16 where a
-    processor multiplies matrices, as only PyTorch's own gradients on the input do.
+    so are the gradients of the input through those of few outputs; but not in bfloat16 with AMX,
+    which of these gradients only PyTorch's own use.
     """
     rows = list(zip(weights, geometries, pinned, strict=True))
     ways = [
@@ -128,15 +131,15 @@ def choose_all(
     if not any(DIRECT in way for way in ways):
         return ways
     free = [n for n, pin in enumerate(pinned) if not pin]
-    few = [n for n in free if weights[n].shape[1] <= MOST_INPUTS]
+    few = [n for n in free if weights[n].shape[1] <= FEW_INPUTS]
     if _fit(x, weights, geometries, few, "forward"):
         for n in few:
             ways[n] = ways[n]._replace(forward=DIRECT)
-    few = [n for n in free if weights[n].shape[0] // geometries[n].groups <= MOST_OUTPUTS]
-    tiles = TILES and computed_in(x) == torch.bfloat16
-    if not tiles and _fit(x, weights, geometries, few, "on_input"):
+    few = [n for n in free if weights[n].shape[0] // geometries[n].groups <= FEW_OUTPUTS]
+    amx = HAS_AMX and computed_in(x) == torch.bfloat16
+    if not amx and _fit(x, weights, geometries, few, "grad_input"):
         for n in few:
-            ways[n] = ways[n]._replace(on_input=DIRECT)
+            ways[n] = ways[n]._replace(grad_input=DIRECT)
     return ways
 
 
@@ -145,11 +148,11 @@ def _fit(
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
     levels: Sequence[int],
-    mode: Mode,
+    task: Task,
 ) -> bool:
     """Whether the kernels can compute these levels together."""
-    problems = [problem_of(x, weights[n], geometries[n], mode) for n in levels]
-    return len(problems) > 1 and are_direct(tuple(problems), TASKS[mode])
+    problems = [problem_of(x, weights[n], geometries[n], task) for n in levels]
+    return len(problems) > 1 and are_direct(tuple(problems), task)
 
 
 def _one(problem: Problem, batch: int) -> Lowering:
@@ -162,12 +165,11 @@ def _one(problem: Problem, batch: int) -> Lowering:
         return _ruled_on_gpu(tuple(anywhere), None)
     if problem.device != "cpu":
         return _ruled_on_gpu(tuple(problem), batch)
-    if torch.compiler.is_compiling():  # which sees through all ways but the kernels
-        return rule.nearest(problem, ours=False)
+    if torch.compiler.is_compiling():  # which sees through all ways but the kernels, and warns
+        return rule.nearest(problem, ours=False)  # of caches, which it ignores
     return _ruled(problem, kernels.load(*HEADERS) is not None)
 
 
-# torch.compile would look through it all the same, with a warning.
 _ruled = functools.cache(rule.nearest)
 
 

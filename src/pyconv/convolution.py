@@ -1,4 +1,4 @@
-"""One convolution, as PyTorch computes it, or goes wrong."""
+"""One convolution as PyTorch computes it, and the cases that oneDNN computes wrongly."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .machine import computes_in, has_tiles, is_exporting
+from .machine import computes_in, has_amx, is_exporting, processor
 
 __all__ = [
-    "TILES",
+    "HAS_AMX",
     "Geometry",
     "computed_in",
     "conv",
@@ -22,7 +22,8 @@ __all__ = [
 ]
 
 # Asked once: torch.compile cannot follow the questions.
-TILES = has_tiles()
+HAS_AMX = has_amx()
+PROCESSOR = processor()
 CPU_LACKS = tuple(half for half in (torch.bfloat16, torch.float16) if not computes_in("cpu", half))
 
 
@@ -35,12 +36,12 @@ class Geometry(NamedTuple):
     dilation: tuple[int, ...]
 
     @property
-    def steps(self) -> tuple[int, ...]:
-        """Positions of the kernel per stride."""
+    def taps_per_stride(self) -> tuple[int, ...]:
+        """By how many taps of the kernel a stride moves it, per dimension of the map."""
         return tuple(s // d for s, d in zip(self.stride, self.dilation, strict=True))
 
     @property
-    def tiles(self) -> bool:
+    def can_tile(self) -> bool:
         """Whether kernels shifted by whole strides lie on the grid of their dilation."""
         return all(s % d == 0 for s, d in zip(self.stride, self.dilation, strict=True))
 
@@ -66,7 +67,7 @@ def conv_gradients(
     geometry: Geometry,
     wanted: tuple[bool, bool] = (True, True),
 ) -> tuple[Any, Any]:
-    """The gradients on the input and on the weight; None for one that is not wanted."""
+    """The gradients with respect to input and weight; None for one that is not wanted."""
     groups, stride, padding, dilation = geometry
     right = _right_dtype(x.shape[2:], weight.shape, geometry, x.dtype, x.device.type, wanted[1])
     tensors = [tensor.to(right) for tensor in (grad, x, weight)]
@@ -74,8 +75,8 @@ def conv_gradients(
     found = torch.ops.aten.convolution_backward(
         *tensors, None, stride, padding, dilation, False, none, groups, [*wanted, False]
     )
-    on_x, on_weight = (None if t is None else t.to(x.dtype) for t in found[:2])
-    return on_x, on_weight
+    grad_x, grad_weight = (None if t is None else t.to(x.dtype) for t in found[:2])
+    return grad_x, grad_weight
 
 
 def computed_in(x: Tensor) -> torch.dtype:
@@ -94,42 +95,46 @@ def miscomputed(
     device: str,
     learns: bool,
 ) -> bool:
-    """Whether oneDNN gets such a convolution wrong: by more than the result, and silently.
+    """Whether oneDNN returns grossly wrong numbers for such a convolution, without an error.
 
     ``size`` is that of the input's map, ``weight`` the shape ``[out, in / g, *k]``; ``learns`` says
-    whether the gradient on it is wanted. Seen with PyTorch 2.14:
+    whether its gradient is wanted. Seen with PyTorch 2.14:
 
-    - In bfloat16 with tiles (AMX), forwards: less than 16 inputs per group make whole runs of 32
-      with the width of the kernel, more than one of them, such as 8 inputs and 8 pixels. Published
-      kernels are odd, but those of tiles two, four or eight pixels wide come to it.
-    - In bfloat16 with AVX-512, a kernel that takes one step across the map: the gradient on the
-      weight is whatever lay in memory, and some maps are. So it is with volumes that are smaller
-      than the kernel in any direction.
-    - In bfloat16 with AVX-512 and no tiles, the gradient on the weight of dilated groups, of a
-      number of inputs that is no multiple of 16, over maps more than 28 pixels wide.
-    - In float32 too, kernels that take steps through a volume no deeper than they are: the
-      gradient on the weight is written where it must not be, and the process dies.
+    - In bfloat16 with AMX, the output: fewer than 16 inputs per group whose number times the width
+      of the kernel is 64, 96, 128, ..., such as 8 inputs and 8 pixels. Published kernels are odd,
+      but those of tiles two, four or eight pixels wide come to it.
+    - In bfloat16 with AVX-512, a kernel with a stride that has one position across the map: the
+      gradient of the weight is whatever lay in memory, and some outputs are. So it is with volumes
+      that are smaller than the kernel in any direction.
+    - In bfloat16 with AVX-512 and no AMX, the gradient of the weight of dilated groups, of a number
+      of inputs that is no multiple of 16, over maps more than 28 pixels wide.
+    - In float32, a kernel with a stride along the depth of a volume no deeper than it is, with
+      AVX-512; and an ungrouped 1x1 kernel with a stride on 2 to 7 inputs, with AVX2 alone: the
+      gradient of the weight is written outside its memory, and the process dies.
     """
     volume, half = len(size) == 3, dtype.itemsize == 2
-    if device != "cpu" or not (half or volume) or not all(isinstance(n, int) for n in size):
-        return False
-    rows = [_Row(*row) for row in zip(size, weight[2:], *geometry[1:], strict=True)]
-    first, last = rows[0], rows[-1]
-    if volume and first.stride > 1 and first.reach >= first.size and dtype != torch.float64:
-        return True
-    if not half:
+    if device != "cpu" or dtype == torch.float64 or not all(isinstance(n, int) for n in size):
         return False
     inputs, width = weight[1], weight[-1]
-    if TILES and inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:
+    rows = [_Axis(*row) for row in zip(size, weight[2:], *geometry[1:], strict=True)]
+    first, last = rows[0], rows[-1]
+    if volume and first.stride > 1 and first.reach >= first.size:
         return True
-    dilated = any(row.dilation > 1 for row in rows[:-1]) and last.steps > 28
-    if learns and not TILES and geometry.groups > 1 and inputs % 16 and dilated:
+    if learns and PROCESSOR == "AVX2" and geometry.groups == 1 and 1 < inputs < 8:
+        return all(row.kernel == 1 for row in rows) and any(row.stride > 1 for row in rows)
+    if not half:
+        return False
+    if HAS_AMX and inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:
         return True
-    return last.one_step or (volume and any(row.one_step or row.reach > row.size for row in rows))
+    dilated = any(row.dilation > 1 for row in rows[:-1]) and last.outputs > 28
+    if learns and not HAS_AMX and geometry.groups > 1 and inputs % 16 and dilated:
+        return True
+    small = volume and any(row.has_one_position or row.reach > row.size for row in rows)
+    return small or last.has_one_position
 
 
-class _Row(NamedTuple):
-    """A convolution along one direction."""
+class _Axis(NamedTuple):
+    """A convolution along one dimension of the map."""
 
     size: int
     kernel: int
@@ -142,12 +147,12 @@ class _Row(NamedTuple):
         return self.dilation * (self.kernel - 1) + 1
 
     @property
-    def steps(self) -> int:
+    def outputs(self) -> int:
         return (self.size + 2 * self.padding - self.reach) // self.stride + 1
 
     @property
-    def one_step(self) -> bool:
-        return self.stride > 1 and (self.steps == 1 or self.size <= self.stride)
+    def has_one_position(self) -> bool:
+        return self.stride > 1 and (self.outputs == 1 or self.size <= self.stride)
 
 
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}

@@ -24,19 +24,19 @@ __all__ = [
     "add_up",
     "direct",
     "fits",
-    "on_input",
-    "on_inputs",
-    "on_weight",
-    "on_weights",
-    "prepare",
+    "grad_input",
+    "grad_inputs",
+    "grad_weight",
+    "grad_weights",
+    "pack",
 ]
 
 HEADERS = (
-    *("vectors.h", "call.h", "lanes.h", "winograd.h", "tiles.h", "direct.h"),
-    *("gradient.h", "input.h", "sums.h"),
+    *("vectors.h", "call.h", "lanes.h", "winograd.h", "amx.h", "direct.h"),
+    *("grad_weight.h", "grad_input.h", "sums.h"),
 )
 Biases = Sequence[Tensor | None]
-Task = Literal["direct", "gradient", "input"]  # the maps; gradients on the weights, on the input
+Task = Literal["forward", "grad_weight", "grad_input"]  # an entry of the kernels each
 
 
 def direct(
@@ -45,26 +45,26 @@ def direct(
     biases: Sequence[Tensor | None],
     geometries: Sequence[Geometry],
     relu: bool = False,
-    prepared: Tensor | None = None,
+    packed: Tensor | None = None,
 ) -> Tensor:
     """Convolve ``x`` with each weight and concatenate the maps, rectified if asked for.
 
     ``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
-    The levels share stride, dilation and size of their maps. ``prepared`` is what ``prepare()``
+    The levels share stride, dilation and size of their maps. ``packed`` is what ``pack()``
     made of the same weights, to save the time that it takes.
     """
-    out: Tensor = torch.ops.pyconv.direct(x, weights, biases, *_numbers(geometries), relu, prepared)
+    out: Tensor = torch.ops.pyconv.direct(x, weights, biases, *_numbers(geometries), relu, packed)
     return out
 
 
-def prepare(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor:
+def pack(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor:
     """The weights as the kernels want them here, bytes; none where there are no such kernels.
 
     As an operator, so that compilers that freeze weights do it once and for all.
     """
     numbers = _numbers(geometries)
-    prepared: Tensor = torch.ops.pyconv.direct_prepare(weights, *numbers, kernels.version())
-    return prepared
+    packed: Tensor = torch.ops.pyconv.direct_pack(weights, *numbers, kernels.version())
+    return packed
 
 
 def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
@@ -76,52 +76,52 @@ def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
     return first.stride, padding, first.dilation, [geometry.groups for geometry in geometries]
 
 
-def on_input(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The gradient on the input, from that on the map: ``[N, out, *map]`` -> as ``x``."""
-    gradient: Tensor = torch.ops.pyconv.direct_on_input(grad, x, weight, *_numbers([geometry]))
+def grad_input(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of the input, from that of the map: ``[N, out, *map]`` -> as ``x``."""
+    gradient: Tensor = torch.ops.pyconv.direct_grad_input(grad, x, weight, *_numbers([geometry]))
     return gradient
 
 
-def on_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The gradient on a weight, from that on the map: ``[N, out, *map]`` -> as ``weight``."""
-    gradient: Tensor = torch.ops.pyconv.direct_on_weight(grad, x, weight, *_numbers([geometry]))
+def grad_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of a weight, from that of the map: ``[N, out, *map]`` -> as ``weight``."""
+    gradient: Tensor = torch.ops.pyconv.direct_grad_weight(grad, x, weight, *_numbers([geometry]))
     return gradient
 
 
-def on_inputs(
+def grad_inputs(
     grad: Tensor,
     x: Tensor,
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
     starts: Sequence[int],
 ) -> Tensor:
-    """The gradient on the input through several weights; ``starts`` as for :func:`on_weights`."""
+    """The gradient of the input through several weights; ``starts`` as for :func:`grad_weights`."""
     if _may_ask(x, [*weights, grad], geometries):
         grad = grad.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
         found = torch.empty_like(x, memory_format=torch.channels_last)
-        if _run("input", found, grad, weights, [], geometries, starts=starts):
+        if _run("grad_input", found, grad, weights, [], geometries, starts=starts):
             return found
     rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
     return add_up([conv_gradients(g, x, w, geometry, (True, False))[0] for g, w, geometry in rows])
 
 
-def on_weights(
+def grad_weights(
     grad: Tensor,
     x: Tensor,
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
     starts: Sequence[int],
 ) -> list[Tensor]:
-    """The gradients on several weights; ``starts`` says where in ``grad`` their maps begin.
+    """The gradients of several weights; ``starts`` says where in ``grad`` their maps begin.
 
-    For those who look at numbers only: compilers cannot see through it.
+    Eager only: ``torch.compile`` cannot trace it, but :func:`grad_weight`, an operator.
     """
     if _may_ask(x, [*weights, grad], geometries):
         x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
         layout = torch.contiguous_format
         found = [torch.empty_like(weight, memory_format=layout) for weight in weights]
-        if _run("gradient", x, grad, found, [], geometries, starts=starts):
+        if _run("grad_weight", x, grad, found, [], geometries, starts=starts):
             return found
     rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
     return [conv_gradients(g, x, w, geometry, (False, True))[1] for g, w, geometry in rows]
@@ -151,7 +151,7 @@ def fits(
     x: Tensor,
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
-    task: Task = "direct",
+    task: Task = "forward",
 ) -> bool:
     """Whether the kernels can compute this; compiles them if they might."""
     asked = _may_ask(x, weights, geometries)
@@ -188,14 +188,14 @@ def _run(
     geometries: Sequence[Geometry],
     relu: bool = False,
     starts: Sequence[int] | None = None,
-    prepared: Tensor | None = None,
+    packed: Tensor | None = None,
 ) -> int:
-    """More than 0 if the kernels fit: the bytes of the prepared weights, where there are such.
+    """More than 0 if the kernels fit: the bytes of the packed weights, where there are such.
 
     ``x`` and ``out`` are channels-last, the weights contiguous. The maps are written to ``out``;
     of a gradient ``out`` is that on the maps, and ``weights`` are written to. The maps lie one
     behind the other in ``out``, or where ``starts`` says. Without ``out`` nothing is computed but
-    the weights ``prepared``, if asked for.
+    the weights ``packed``, if asked for.
     """
     compiled = kernels.load(*HEADERS)
     if compiled is None:
@@ -203,13 +203,13 @@ def _run(
     images, channels, height, width = x.shape
     first = geometries[0]
     numbers = [0, 0] if out is None else [x.data_ptr(), out.data_ptr()]
-    numbers += [_address(prepared), 0 if prepared is None else prepared.numel()]
+    numbers += [_address(packed), 0 if packed is None else packed.numel()]
     numbers += [images, height, width, channels, *_map(x, weights[0], first)]
     ends = list(accumulate(weight.shape[0] for weight in weights))
     starts = [0, *ends[:-1]] if starts is None else starts
     numbers += [ends[-1] if out is None else out.shape[1], *first.stride, *first.dilation]
     numbers += [relu, torch.get_num_threads(), len(weights)]
-    asked = out is None and prepared is None  # maybe of tensors that lie nowhere
+    asked = out is None and packed is None  # maybe of tensors that lie nowhere
     for weight, bias, geometry, start in zip_longest(weights, biases, geometries, starts):
         numbers += [0 if asked else _address(weight), _address(bias), weight.shape[0]]
         numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, start]
@@ -226,13 +226,13 @@ def _address(tensor: Tensor | None) -> int:
 OPERATORS = library.Library("pyconv", "FRAGMENT")
 OPERATORS.define(
     "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
-    "int[] dilation, int[] groups, bool relu, Tensor? prepared) -> Tensor"
+    "int[] dilation, int[] groups, bool relu, Tensor? packed) -> Tensor"
 )
 OPERATORS.define(
-    "direct_prepare(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups, "
+    "direct_pack(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups, "
     "str version) -> Tensor"
 )
-for _name in ("direct_on_input", "direct_on_weight"):
+for _name in ("direct_grad_input", "direct_grad_weight"):
     OPERATORS.define(
         f"{_name}(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, "
         "int[] dilation, int[] groups) -> Tensor"
@@ -260,19 +260,19 @@ def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: Any) -> Tensor:
 
 def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     geometries = _geometries(*numbers)
-    *_, relu, prepared = numbers
+    *_, relu, packed = numbers
     given = [bias for bias in biases if bias is not None]
     if _may_ask(x, [*weights, *given], geometries):
         out = _empty(x, weights, *numbers)
         last = x.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
         biases = [None if bias is None else bias.contiguous() for bias in biases]
-        if _run("direct", last, out, weights, biases, geometries, relu, prepared=prepared):
+        if _run("forward", last, out, weights, biases, geometries, relu, packed=packed):
             return out
-    return _as_usual(x, weights, biases, *numbers)
+    return _by_pytorch(x, weights, biases, *numbers)
 
 
-def _as_usual(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
+def _by_pytorch(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     levels = zip(weights, biases, _geometries(*numbers), strict=True)
     maps = [conv(x, weight, bias, geometry) for weight, bias, geometry in levels]
     out = _empty(x, weights, *numbers).copy_(torch.cat(maps, 1))
@@ -280,77 +280,79 @@ def _as_usual(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: An
     return out.relu_() if relu else out
 
 
-def _on_no_device(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
+def _direct_fake(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     return _empty(x, weights, *numbers)
 
 
-def _prepared(weights: Sequence[Tensor], geometries: Sequence[Geometry], to: Tensor | None) -> int:
-    """The bytes of the prepared weights, whatever the size of the map; writes them if asked."""
+def _packed_bytes(
+    weights: Sequence[Tensor], geometries: Sequence[Geometry], to: Tensor | None
+) -> int:
+    """The bytes of the packed weights, whatever the size of the map; writes them if asked."""
     first, weight = geometries[0], weights[0]
     size = [d * (k - 1) + 1 for d, k in zip(first.dilation, weight.shape[2:], strict=True)]
     shape = (1, weight.shape[1] * first.groups, *size)
     x = torch.empty(shape, dtype=weight.dtype, device="meta")
-    return _run("direct", x, None, weights, [], geometries, prepared=to)
+    return _run("forward", x, None, weights, [], geometries, packed=to)
 
 
-def _prepare_on_cpu(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
-    prepared = _prepare_on_no_device(weights, *numbers)
-    if prepared.numel():
+def _pack_on_cpu(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
+    packed = _pack_fake(weights, *numbers)
+    if packed.numel():
         weights = [weight.contiguous() for weight in weights]
-        _prepared(weights, _geometries(*numbers), prepared)
-    return prepared
+        _packed_bytes(weights, _geometries(*numbers), packed)
+    return packed
 
 
-def _prepare_on_no_device(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
+def _pack_fake(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
     first = weights[0]
     known = first.dim() == 4 and first.dtype in DTYPES and first.device.type == "cpu"
-    size = _prepared(weights, _geometries(*numbers), None) if known else 0
+    size = _packed_bytes(weights, _geometries(*numbers), None) if known else 0
     return torch.empty(size, dtype=torch.uint8, device=first.device)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weights, biases, *numbers, relu, _ = inputs
     ctx.geometries, ctx.biases = _geometries(*numbers), [bias is not None for bias in biases]
     ctx.save_for_backward(x, output if relu else None, *weights)
 
 
-def _back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, out, *weights = ctx.saved_tensors
     if out is not None:
         grad = torch.where(out <= 0, 0, grad)
     grads = grad.split([weight.shape[0] for weight in weights], 1)
     rows = list(zip(grads, weights, ctx.geometries, strict=True))
     both = [conv_gradients(one, x, weight, geometry) for one, weight, geometry in rows]
-    on_biases = [
+    grad_biases = [
         one.sum((0, 2, 3)) if has else None for one, has in zip(grads, ctx.biases, strict=True)
     ]
-    on_x = torch.stack([a for a, _ in both]).sum(0)
-    return on_x, [b for _, b in both], on_biases, None, None, None, None, None, None
+    grad_x = torch.stack([a for a, _ in both]).sum(0)
+    return grad_x, [b for _, b in both], grad_biases, None, None, None, None, None, None
 
 
-def _on_input_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
-    return on_inputs(grad, x, [weight], _geometries(*numbers), [0])
+def _grad_input_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return grad_inputs(grad, x, [weight], _geometries(*numbers), [0])
 
 
-def _on_input_on_no_device(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+def _grad_input_fake(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-def _on_weight_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
-    return on_weights(grad, x, [weight], _geometries(*numbers), [0])[0]
+def _grad_weight_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return grad_weights(grad, x, [weight], _geometries(*numbers), [0])[0]
 
 
-def _on_weight_on_no_device(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+def _grad_weight_fake(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
 OPERATORS.impl("direct", _on_cpu, "CPU")
-OPERATORS.impl("direct", _as_usual, "CompositeExplicitAutograd")
-OPERATORS.impl("direct_on_input", _on_input_on_cpu, "CompositeExplicitAutograd")
-OPERATORS.impl("direct_on_weight", _on_weight_on_cpu, "CompositeExplicitAutograd")
-OPERATORS.impl("direct_prepare", _prepare_on_cpu, "CompositeExplicitAutograd")
-library.register_fake("pyconv::direct", _on_no_device, lib=OPERATORS)
-library.register_fake("pyconv::direct_prepare", _prepare_on_no_device, lib=OPERATORS)
-library.register_fake("pyconv::direct_on_input", _on_input_on_no_device, lib=OPERATORS)
-library.register_fake("pyconv::direct_on_weight", _on_weight_on_no_device, lib=OPERATORS)
-library.register_autograd("pyconv::direct", _back, setup_context=_keep, lib=OPERATORS)
+OPERATORS.impl("direct", _by_pytorch, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_grad_input", _grad_input_on_cpu, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_grad_weight", _grad_weight_on_cpu, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_pack", _pack_on_cpu, "CompositeExplicitAutograd")
+library.register_fake("pyconv::direct", _direct_fake, lib=OPERATORS)
+library.register_fake("pyconv::direct_pack", _pack_fake, lib=OPERATORS)
+library.register_fake("pyconv::direct_grad_input", _grad_input_fake, lib=OPERATORS)
+library.register_fake("pyconv::direct_grad_weight", _grad_weight_fake, lib=OPERATORS)
+library.register_autograd("pyconv::direct", _backward, setup_context=_setup_context, lib=OPERATORS)

@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from .bypass import is_overridden
 from .layers import GroupedConv, _PyConvNd
 from .prepared import Conv
 
-__all__ = ["fold", "foldable", "is_plain_relu", "pairs", "replace"]
+__all__ = ["fold", "foldable", "is_joinable_relu", "pairs", "replace"]
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
-def pairs(model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]) -> dict[str, str]:
-    """The names of modules of which the second alone reads the output of the first."""
+def pairs(
+    model: nn.Module, match: Callable[[nn.Module, nn.Module], bool], called: Container[str] = ()
+) -> dict[str, str]:
+    """The names of modules of which the second alone reads the output of the first.
+
+    What cannot be traced symbolically is entered part by part. There somebody may call the parts
+    of an ``nn.Sequential`` one by one, so it is looked into only if its name is among ``called``.
+    """
     names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     return {
         first: second
-        for first, second in _neighbours(model, match)
+        for first, second in _neighbours(_shadow(model), match, called)
         # A module of several names may be used elsewhere as well.
         if names[id(model.get_submodule(first))] == names[id(model.get_submodule(second))] == 1
     }
 
 
+def _shadow(model: nn.Module) -> nn.Module:
+    """A copy with the same tensors: where a forward changes its module, tracing it does as well."""
+    tensors = chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
 def _neighbours(
-    model: nn.Module, match: Callable[[nn.Module, nn.Module], bool]
+    model: nn.Module,
+    match: Callable[[nn.Module, nn.Module], bool],
+    called: Container[str],
+    prefix: str = "",
 ) -> list[tuple[str, str]]:
     try:
         graph = _Tracer().trace(model)
     except Exception:  # a forward that depends on data, which says nothing of the parts of it
         return [
-            (f"{name}.{conv}", f"{name}.{norm}")
+            (f"{name}.{first}", f"{name}.{second}")
             for name, child in model.named_children()
-            for conv, norm in _neighbours(child, match)
+            for first, second in _inside(child, match, called, f"{prefix}{name}")
         ]
+    # Modules whose weights are read by others as well.
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if _is_read(node)}
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(str(node.target) for node in nodes)
     return [
@@ -50,7 +70,32 @@ def _neighbours(
         and source.op == "call_module"
         and list(source.users) == [node]
         and calls[str(node.target)] == calls[str(source.target)] == 1
+        and not any(
+            f"{name}.".startswith((f"{source.target}.", f"{node.target}.")) for name in read
+        )
         and match(model.get_submodule(str(source.target)), model.get_submodule(str(node.target)))
+    ]
+
+
+def _is_read(node: fx.Node) -> bool:
+    """Whether somebody takes the values of a tensor, not only what they are like."""
+    asked = [user.args[1] if user.target is getattr else None for user in node.users]
+    return node.op == "get_attr" and not {*asked} <= {"dtype", "device", "shape"}
+
+
+def _inside(
+    child: nn.Module,
+    match: Callable[[nn.Module, nn.Module], bool],
+    called: Container[str],
+    name: str,
+) -> list[tuple[str, str]]:
+    """The pairs in a part of a module that cannot be traced."""
+    if not isinstance(child, nn.Sequential) or name in called:
+        return _neighbours(child, match, called, f"{name}.")
+    return [
+        (f"{part}.{first}", f"{part}.{second}")
+        for part, module in child.named_children()
+        for first, second in _inside(module, match, called, f"{name}.{part}")
     ]
 
 
@@ -61,20 +106,29 @@ class _Tracer(fx.Tracer):
         return isinstance(module, (_PyConvNd, GroupedConv)) or super().is_leaf_module(module, name)
 
 
-def is_plain_relu(_: nn.Module, relu: nn.Module) -> bool:
-    return type(relu) is nn.ReLU and not relu._forward_hooks and not relu._forward_pre_hooks
+def is_joinable_relu(_: nn.Module, relu: nn.Module) -> bool:
+    """Whether a ReLU may be done by the module before it, whichever that is."""
+    return type(relu) is nn.ReLU and not is_overridden(relu)
 
 
 def foldable(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether a batch norm may move into the convolution or pyramid before it."""
     levels = conv.levels if isinstance(conv, _PyConvNd) else [conv]
     return (
         isinstance(norm, Norm)
+        and _computes_as_here(conv)
         and norm.running_mean is not None
         and all(isinstance(level, Conv) for level in levels)
         and not any(
-            parametrize.is_parametrized(m) or m._forward_hooks for m in (conv, norm, *levels)
+            parametrize.is_parametrized(m) or is_overridden(m) for m in (conv, norm, *levels)
         )
     )
+
+
+def _computes_as_here(conv: nn.Module) -> bool:
+    """Whether a pyramid or level, which tracing does not look into, has the forward of its base."""
+    kinds = [kind for kind in (_PyConvNd, GroupedConv) if isinstance(conv, kind)]
+    return all(type(conv).forward is kind.forward for kind in kinds)
 
 
 @torch.no_grad()

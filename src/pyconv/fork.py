@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from . import kernels
+from .bypass import is_large_map, is_transformed
 from .direct import HEADERS, add_up
 from .kernels import DTYPES
-from .plain import is_large_map, is_transformed
 
 __all__ = ["fork"]
 

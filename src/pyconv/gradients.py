@@ -1,7 +1,7 @@
 """A grouped convolution whose gradients are computed by equal ways of their own.
 
-The way that is fastest forwards is seldom fastest backwards: the gradient on the input is a
-convolution from few channels to many, that on the weight a sum over the map.
+The way that is fastest forwards is seldom fastest backwards: the gradient of the input is a
+convolution from few channels to many, that of the weight a sum over the map.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .bypass import is_dual
 from .convolution import Geometry, computed_in, conv, conv_gradients, is_channels_last
-from .direct import on_input, on_weight
+from .direct import grad_input, grad_weight
 from .lowering import (
     NATIVE,
     Lowering,
@@ -21,22 +22,21 @@ from .lowering import (
     crop,
     group_sums,
     pad_end,
+    pointwise_geometry,
     prepare,
-    still,
     tile_map,
     tiling,
 )
-from .plain import is_dual
 
 __all__ = ["Ways", "convolve", "gradients"]
 
 
 class Ways(NamedTuple):
-    """How to compute a convolution, its gradient on the input, and that on the weight."""
+    """How to compute a convolution, its gradient of the input, and that of the weight."""
 
     forward: Lowering = NATIVE
-    on_input: Lowering = NATIVE
-    on_weight: Lowering = NATIVE
+    grad_input: Lowering = NATIVE
+    grad_weight: Lowering = NATIVE
 
 
 def convolve(
@@ -49,7 +49,8 @@ def convolve(
     x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
     bias = None if bias is None else bias.to(computed_in(bias))
     backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not backward or is_dual(x) or is_dual(weight):
+    tangents = any(t is not None and is_dual(t) for t in (x, weight, bias))
+    if not backward or tangents:
         return apply(x, *prepare(weight, bias, geometry, ways.forward), geometry, ways.forward)
     out: Tensor = _Convolution.apply(x, weight, bias, geometry, ways)
     return out
@@ -76,17 +77,17 @@ class _Convolution(torch.autograd.Function):
         wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         if x.dim() == 4 and is_channels_last(x):
             grad = grad.contiguous(memory_format=torch.channels_last)  # once for both
-        if ways.on_input == ways.on_weight:
+        if ways.grad_input == ways.grad_weight:
             wanted = (wants_x, wants_weight)
-            on_x, on_w = gradients(grad, x, weight, geometry, ways.on_input, wanted)
+            grad_x, grad_w = gradients(grad, x, weight, geometry, ways.grad_input, wanted)
         else:
-            on_x = on_w = None
+            grad_x = grad_w = None
             if wants_x:
-                on_x, _ = gradients(grad, x, weight, geometry, ways.on_input, (True, False))
+                grad_x, _ = gradients(grad, x, weight, geometry, ways.grad_input, (True, False))
             if wants_weight:
-                _, on_w = gradients(grad, x, weight, geometry, ways.on_weight, (False, True))
-        on_bias = grad.sum([0, *range(2, grad.dim())]) if wants_bias else None
-        return on_x, on_w, on_bias, None, None
+                _, grad_w = gradients(grad, x, weight, geometry, ways.grad_weight, (False, True))
+        grad_bias = grad.sum([0, *range(2, grad.dim())]) if wants_bias else None
+        return grad_x, grad_w, grad_bias, None, None
 
 
 def gradients(
@@ -97,7 +98,7 @@ def gradients(
     lowering: Lowering,
     wanted: tuple[bool, bool] = (True, True),
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients on the input and on the true weight, from that on the output.
+    """The gradients of the input and on the true weight, from that of the output.
 
     ``[N, out, *map]``, ``[N, in, *size]``, ``[out, in / g, *k]`` -> as ``x`` and as ``weight``;
     None for one that is not wanted.
@@ -108,7 +109,7 @@ def gradients(
         return _direct_gradients(grad, x, weight, geometry, wanted)
     prepared, _ = prepare(weight, None, geometry, lowering)
     if lowering.kind == "depthwise":
-        on_x, on_prepared = _depthwise_gradients(grad, x, prepared, geometry, wanted)
+        grad_x, grad_prepared = _depthwise_gradients(grad, x, prepared, geometry, wanted)
     else:
         inner = geometry._replace(groups=geometry.groups // lowering.merge)
         padded = x
@@ -117,11 +118,11 @@ def gradients(
             padded = pad_end(x, layout.missing)
             grad = tile_map(pad_end(grad, layout.beyond), inner.groups, lowering.tile)
             inner = layout.geometry
-        on_x, on_prepared = conv_gradients(grad, padded, prepared, inner, wanted)
-        on_x = None if on_x is None else crop(on_x, x.shape[2:])
-    if on_prepared is None:
-        return on_x, None
-    return on_x, collect(on_prepared, weight.shape, geometry, lowering)
+        grad_x, grad_prepared = conv_gradients(grad, padded, prepared, inner, wanted)
+        grad_x = None if grad_x is None else crop(grad_x, x.shape[2:])
+    if grad_prepared is None:
+        return grad_x, None
+    return grad_x, collect(grad_prepared, weight.shape, geometry, lowering)
 
 
 def _direct_gradients(
@@ -130,8 +131,8 @@ def _direct_gradients(
     """There are kernels for both gradients, and none for gradients of them."""
     if torch.is_grad_enabled():
         return conv_gradients(grad, x, weight, geometry, wanted)
-    on_x = on_input(grad, x, weight, geometry) if wanted[0] else None
-    return on_x, on_weight(grad, x, weight, geometry) if wanted[1] else None
+    grad_x = grad_input(grad, x, weight, geometry) if wanted[0] else None
+    return grad_x, grad_weight(grad, x, weight, geometry) if wanted[1] else None
 
 
 def _depthwise_gradients(
@@ -140,15 +141,15 @@ def _depthwise_gradients(
     channels = x.shape[1]
     copies = prepared.shape[0] // channels
     ones = group_sums(prepared, copies, geometry).transpose(0, 1)
-    maps = conv(grad, ones, None, still(geometry)).chunk(copies, 1)
+    maps = conv(grad, ones, None, pointwise_geometry(geometry)).chunk(copies, 1)
     alone = geometry._replace(groups=channels)
     both = [
         conv_gradients(part, x, kernel, alone, wanted)
         for part, kernel in zip(maps, prepared.chunk(copies), strict=True)
     ]
-    on_x = [a for a, _ in both if a is not None]
-    on_weight = [b for _, b in both if b is not None]
+    grad_x = [a for a, _ in both if a is not None]
+    grad_weight = [b for _, b in both if b is not None]
     return (
-        torch.stack(on_x).sum(0) if copies > 1 and on_x else on_x[0] if on_x else None,
-        torch.cat(on_weight) if on_weight else None,
+        torch.stack(grad_x).sum(0) if copies > 1 and grad_x else grad_x[0] if grad_x else None,
+        torch.cat(grad_weight) if grad_weight else None,
     )

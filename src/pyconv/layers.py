@@ -8,7 +8,8 @@ Larger kernels take more groups, so that the cost of a pyramid stays near that o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -16,12 +17,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from . import kernels
+from .bypass import is_large_map, is_transformed, is_unmodified
 from .choice import choose_all, grouped_conv
 from .convolution import Geometry, computed_in
 from .direct import HEADERS
 from .kernels import DTYPES
 from .lowering import NATIVE, Lowering
-from .plain import is_large_map, is_plain, is_transformed
 from .pyramid import convolve_levels
 
 __all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
@@ -71,7 +72,7 @@ def fitting_groups(in_channels: int, out_channels: Sequence[int]) -> tuple[int, 
 def plan_levels(
     in_channels: int,
     out_channels: int | Sequence[int],
-    kernels: int | Sequence[int],
+    sizes: int | Sequence[int],
     groups: int | Sequence[int] | None,
 ) -> tuple[Level, ...]:
     """Decide the levels of a pyramid, or say in the user's words why there is none.
@@ -79,12 +80,12 @@ def plan_levels(
     Raises:
         ValueError: naming the level, the numbers and the cure.
     """
-    kernels = (kernels,) if isinstance(kernels, int) else tuple(kernels)
-    if not kernels:
+    in_channels, out_channels, sizes = _whole(in_channels), _whole(out_channels), _several(sizes)
+    if not sizes:
         raise ValueError(
             "pyconv_kernels is empty: a pyramid needs at least one level, such as (3, 5, 7, 9)."
         )
-    for number, kernel in enumerate(kernels, 1):
+    for number, kernel in enumerate(sizes, 1):
         if not _is_int(kernel) or kernel < 1 or kernel % 2 == 0:
             raise ValueError(
                 f"level {number}: kernel size {kernel!r} is not an odd positive number; an even "
@@ -94,18 +95,18 @@ def plan_levels(
         raise ValueError(f"in_channels={in_channels!r} must be a positive number of channels.")
 
     if isinstance(out_channels, int):
-        channels = share_channels(out_channels, len(kernels))
+        channels = share_channels(out_channels, len(sizes))
     else:
-        channels = tuple(out_channels)
-    _check_length("out_channels", channels, kernels, "one int in all")
+        channels = _several(out_channels)
+    _check_length("out_channels", channels, sizes, "one int in all")
     for number, count in enumerate(channels, 1):
         if not _is_int(count) or count < 1:
             raise ValueError(f"level {number}: out_channels {count!r} must be a positive number.")
 
     if groups is None:
         groups = fitting_groups(in_channels, channels)
-    groups = (groups,) if isinstance(groups, int) else tuple(groups)
-    _check_length("pyconv_groups", groups, kernels, "None to have them chosen")
+    groups = _several(groups)
+    _check_length("pyconv_groups", groups, sizes, "None to have them chosen")
     for number, (count, group) in enumerate(zip(channels, groups, strict=True), 1):
         common = math.gcd(in_channels, count)
         if not _is_int(group) or group < 1 or common % group:
@@ -115,19 +116,40 @@ def plan_levels(
                 f"out_channels={count}. Groups that do: {fits}; or pyconv_groups=None to have "
                 "them chosen."
             )
-    return tuple(Level(*row) for row in zip(channels, kernels, groups, strict=True))
+    return tuple(Level(*row) for row in zip(channels, sizes, groups, strict=True))
+
+
+def _whole(value: Any) -> Any:
+    """A whole number, such as NumPy's, as Python's; all else as it is, to be named in an error."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+    """One number or several, as a tuple."""
+    return tuple(map(_whole, values if isinstance(values, Iterable) else (values,)))
 
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_length(name: str, values: Sequence[int], kernels: Sequence[int], otherwise: str) -> None:
-    if len(values) != len(kernels):
+def _per_dimension(name: str, given: int | Sequence[int], dims: int) -> Any:
+    values = _several(given)
+    values *= dims if len(values) == 1 else 1
+    if len(values) != dims or not all(_is_int(value) and value > 0 for value in values):
         raise ValueError(
-            f"{name} has {len(values)} entries and pyconv_kernels has {len(kernels)}: give one "
+            f"{name}={given!r} must be a positive whole number, or {dims} of them, one per "
+            "dimension of the map."
+        )
+    return values
+
+
+def _check_length(name: str, values: Sequence[int], sizes: Sequence[int], otherwise: str) -> None:
+    if len(values) != len(sizes):
+        raise ValueError(
+            f"{name} has {len(values)} entries and pyconv_kernels has {len(sizes)}: give one "
             f"per level, or {otherwise}. Got {name}={tuple(values)}, "
-            f"pyconv_kernels={tuple(kernels)}."
+            f"pyconv_kernels={tuple(sizes)}."
         )
 
 
@@ -135,7 +157,10 @@ fx.wrap("grouped_conv")  # one node for symbolic tracing, which cannot follow a 
 
 
 class GroupedConv(nn.modules.conv._ConvNd):
-    """A grouped convolution that is computed by the fastest equal way (see ``choice.py``)."""
+    """A convolution of a pyramid, computed the fastest equal way if it has groups (``choice.py``).
+
+    With one group it only keeps away from what oneDNN computes wrongly (``convolution.py``).
+    """
 
     lowering: Lowering | None = None  # the one pinned; None leaves the choice to the machine
 
@@ -175,15 +200,16 @@ def pin(module: nn.Module, lowering: str | None) -> None:
 
     Args:
         module: A layer, a block or a whole network.
-        lowering: ``"native"``, ``"depthwise"``, ``"blocked:merge=4"``, ``"tiled:2x2"`` or
-            ``"tiled:2x2:merge=2"``; None leaves the choice to the library again.
+        lowering: ``"native"``, ``"direct"``, ``"depthwise"``, ``"blocked:merge=4"``,
+            ``"tiled:2x2"`` or ``"tiled:2x2:merge=2"``; None leaves the choice to the library again.
 
     Raises:
         ValueError: if there is no such lowering, or a level cannot be computed by it; then
             nothing is pinned.
     """
     pinned = None if lowering is None else Lowering.parse(lowering)
-    levels = {n: m for n, m in module.named_modules() if isinstance(m, GroupedConv)}
+    found = {n: m for n, m in module.named_modules() if isinstance(m, GroupedConv)}
+    levels = {name: level for name, level in found.items() if level.groups > 1}
     for name, level in levels.items():
         geometry: Any = (level.groups, level.stride, level.padding, level.dilation)
         if pinned is not None and not pinned.fits(Geometry(*geometry)):
@@ -200,7 +226,8 @@ def pin(module: nn.Module, lowering: str | None) -> None:
 class _PyConvNd(nn.Module):
     """The one implementation behind PyConv1d, PyConv2d and PyConv3d."""
 
-    conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]
+    dims: ClassVar[int]  # of the map
+    conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]  # of one group
     grouped: ClassVar[type[GroupedConv1d] | type[GroupedConv2d] | type[GroupedConv3d]]
 
     def __init__(
@@ -209,8 +236,8 @@ class _PyConvNd(nn.Module):
         out_channels: int | Sequence[int],
         pyconv_kernels: int | Sequence[int] = (3, 5, 7, 9),
         pyconv_groups: int | Sequence[int] | None = (1, 4, 8, 16),
-        stride: int = 1,
-        dilation: int = 1,
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
         bias: bool = False,
         padding_mode: PaddingMode = "zeros",
         device: torch.device | str | None = None,
@@ -218,17 +245,19 @@ class _PyConvNd(nn.Module):
     ) -> None:
         super().__init__()
         levels = plan_levels(in_channels, out_channels, pyconv_kernels, pyconv_groups)
-        self.in_channels = in_channels
+        strides = _per_dimension("stride", stride, self.dims)
+        dilations = _per_dimension("dilation", dilation, self.dims)
+        self.in_channels = int(in_channels)
         self.out_channels = sum(level.out_channels for level in levels)
         self.add_levels(
-            (self.conv if level.groups == 1 else self.grouped)(
-                in_channels,
+            self._kind(level)(
+                self.in_channels,
                 level.out_channels,
                 level.kernel,
-                stride=stride,
+                stride=strides,
                 # Padding follows dilation, so that every level has the same output size.
-                padding=dilation * (level.kernel // 2),
-                dilation=dilation,
+                padding=tuple(d * (level.kernel // 2) for d in dilations),
+                dilation=dilations,
                 groups=level.groups,
                 bias=bias,
                 padding_mode=padding_mode,
@@ -237,6 +266,11 @@ class _PyConvNd(nn.Module):
             )
             for level in levels
         )
+
+    def _kind(self, level: Level) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
+        """Plain with one group, but where oneDNN gets that wrong: see :func:`miscomputed`."""
+        right = level.kernel > 1 or self.in_channels >= 8
+        return self.conv if level.groups == 1 and right else self.grouped
 
     def add_levels(self, levels: Iterator[nn.Module]) -> None:
         """Register the levels under the original's names, ``pyconv_levels.N``."""
@@ -248,16 +282,17 @@ class _PyConvNd(nn.Module):
         return list(self.pyconv_levels)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, sum(out), *size / stride]
-        if (levels := _learning(x, self.levels)) is not None:
-            return _learn(x, levels)
-        return torch.cat([level(x) for level in self.levels], dim=1)
+        if (levels := _jointly_trainable(x, self.levels)) is not None:
+            return _train_jointly(x, levels)
+        # Counted from behind, for an input without a batch.
+        return torch.cat([level(x) for level in self.levels], dim=-1 - self.dims)
 
 
-def _learning(x: Tensor, levels: Sequence[nn.Module]) -> list[nn.Conv2d] | None:
-    """The levels, if they are to be learned, on the CPU, and are nothing special; else None."""
+def _jointly_trainable(x: Tensor, levels: Sequence[nn.Module]) -> list[nn.Conv2d] | None:
+    """The levels, if the kernels for the CPU may train them together; else None."""
     if not torch.is_grad_enabled() or not isinstance(x, Tensor) or is_transformed(x):
         return None
-    plain = [level for level in levels if isinstance(level, nn.Conv2d) and _learns(level)]
+    plain = [level for level in levels if isinstance(level, nn.Conv2d) and _is_trainable(level)]
     ours = (
         len(plain) == len(levels) > 1
         and is_large_map(x)
@@ -268,23 +303,27 @@ def _learning(x: Tensor, levels: Sequence[nn.Module]) -> list[nn.Conv2d] | None:
     return plain if ours else None
 
 
-def _learns(level: nn.Conv2d) -> bool:
+def _is_trainable(level: nn.Conv2d) -> bool:
     return (
         type(level) in (nn.Conv2d, GroupedConv2d)
         and level.padding_mode == "zeros"
         and not isinstance(level.padding, str)
+        and type(level.weight) is nn.Parameter
         and level.weight.requires_grad
-        and is_plain(level)
+        and is_unmodified(level)
     )
 
 
-def _learn(x: Tensor, levels: Sequence[nn.Conv2d]) -> Tensor:
+def _train_jointly(x: Tensor, levels: Sequence[nn.Conv2d]) -> Tensor:
     weights, biases = [level.weight for level in levels], [level.bias for level in levels]
     geometries: list[Any] = [
         Geometry(level.groups, level.stride, level.padding, level.dilation)  # type: ignore[arg-type]
         for level in levels
     ]
-    pinned = [level.lowering if isinstance(level, GroupedConv) else NATIVE for level in levels]
+    pinned = [
+        level.lowering if isinstance(level, GroupedConv) and level.groups > 1 else NATIVE
+        for level in levels
+    ]
     ways = choose_all(x, weights, geometries, pinned)
     return convolve_levels(x, weights, biases, geometries, ways)
 
@@ -292,7 +331,7 @@ def _learn(x: Tensor, levels: Sequence[nn.Conv2d]) -> Tensor:
 class PyConv1d(_PyConvNd):
     """A pyramid over sequences: ``[N, C, L]`` in and out; arguments as in :class:`PyConv2d`."""
 
-    conv, grouped = nn.Conv1d, GroupedConv1d
+    dims, conv, grouped = 1, nn.Conv1d, GroupedConv1d
 
 
 class PyConv2d(_PyConvNd):
@@ -306,8 +345,8 @@ class PyConv2d(_PyConvNd):
         pyconv_kernels: One odd kernel size per level.
         pyconv_groups: One number of groups per level; None takes the paper's 1, 4, 8, 16, ...,
             lowered per level until they divide its channels.
-        stride: Stride of every level.
-        dilation: Dilation of every level; the padding follows it.
+        stride: Stride of every level, one number or one per dimension of the map.
+        dilation: Dilation of every level, likewise; the padding follows it.
         bias: Whether the levels have a bias; off, because a norm usually follows.
         padding_mode: As in :class:`torch.nn.Conv2d`.
 
@@ -319,13 +358,13 @@ class PyConv2d(_PyConvNd):
         torch.Size([1, 64, 56, 56])
     """
 
-    conv, grouped = nn.Conv2d, GroupedConv2d
+    dims, conv, grouped = 2, nn.Conv2d, GroupedConv2d
 
 
 class PyConv3d(_PyConvNd):
     """A pyramid over volumes: ``[N, C, D, H, W]``; arguments as in :class:`PyConv2d`."""
 
-    conv, grouped = nn.Conv3d, GroupedConv3d
+    dims, conv, grouped = 3, GroupedConv3d, GroupedConv3d  # see miscomputed() on volumes
 
 
 class NetworkPyConv2d(PyConv2d):
@@ -348,10 +387,10 @@ def get_pyconv(
     in_channels: int,
     out_channels: int,
     pyconv_kernels: int | Sequence[int],
-    stride: int = 1,
+    stride: int | Sequence[int] = 1,
     pyconv_groups: int | Sequence[int] | None = (1,),
     *,
-    dilation: int = 1,
+    dilation: int | Sequence[int] = 1,
     **factory: Any,
 ) -> nn.Module:
     """Build the pyramid of a network, under the parameter names of the published checkpoints.

@@ -3,7 +3,7 @@
 Which one is best is for ``choice.py`` to say.
 
 Few channels per group leave most of a vector unit idle. Each way below gives the numbers of
-``conv`` on the true grouped weights, and gradients on them, but asks the unit for something else:
+``conv`` on the true grouped weights, and gradients of them, but asks the unit for something else:
 
 - **native**: the grouped convolution as it stands.
 - **blocked**: neighbouring groups merged into one, with zeros between them.
@@ -12,7 +12,7 @@ Few channels per group leave most of a vector unit idle. Each way below gives th
 - **depthwise**: every channel convolved on its own, then a sum over each group's channels.
 - **direct**: kernels of our own for which no lane is idle (``direct.py``).
 
-Zeros stand in for weights in the middle two, so they agree for finite inputs only.
+Blocked and tiled fill up with zeros, so they agree for finite inputs only.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .bypass import is_functional
 from .convolution import Geometry, conv, is_channels_last
 from .direct import direct
 from .machine import is_exporting
@@ -39,6 +40,7 @@ __all__ = [
     "depthwise",
     "native",
     "prepare",
+    "restore",
     "tiled",
 ]
 
@@ -59,7 +61,7 @@ class Lowering(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Lowering:
-        """Read ``"native"``, ``"depthwise"``, ``"blocked:merge=4"``, ``"tiled:2x4:merge=2"``.
+        """Read ``"native"``, ``"direct"``, ``"blocked:merge=4"``, ``"tiled:2x4:merge=2"``, ...
 
         Raises:
             ValueError: if the text is none of these.
@@ -93,7 +95,7 @@ class Lowering(NamedTuple):
     def fits(self, geometry: Geometry) -> bool:
         """Whether a convolution can be computed in this way."""
         return geometry.groups % self.merge == 0 and (
-            not self.tile or (len(self.tile) == len(geometry.stride) and geometry.tiles)
+            not self.tile or (len(self.tile) == len(geometry.stride) and geometry.can_tile)
         )
 
 
@@ -158,11 +160,11 @@ def prepare(
     pixels = math.prod(lowering.tile)
     if bias is not None:
         bias = bias.unflatten(0, (groups, 1, -1)).expand(-1, pixels, -1).flatten()
-    return _tile_kernels(weight, groups, lowering.tile, geometry.steps), bias
+    return _tile_kernels(weight, groups, lowering.tile, geometry.taps_per_stride), bias
 
 
 def collect(prepared: Tensor, shape: torch.Size, geometry: Geometry, lowering: Lowering) -> Tensor:
-    """The adjoint of :func:`prepare`: from a gradient on its weight to that on the true one.
+    """The adjoint of :func:`prepare`: from a gradient of its weight to that of the true one.
 
     ``shape`` is that of the true weight, ``[out, in / g, *k]``.
     """
@@ -173,9 +175,20 @@ def collect(prepared: Tensor, shape: torch.Size, geometry: Geometry, lowering: L
         return collected
     if lowering.tile:
         prepared = _untile_kernels(
-            prepared, groups // lowering.merge, lowering.tile, geometry.steps
+            prepared, groups // lowering.merge, lowering.tile, geometry.taps_per_stride
         )
     return _split_groups(prepared, groups, lowering.merge) if lowering.merge > 1 else prepared
+
+
+def restore(
+    prepared: Tensor, bias: Tensor | None, shape: torch.Size, geometry: Geometry, lowering: Lowering
+) -> tuple[Tensor, Tensor | None]:
+    """The inverse of :func:`prepare`: the true weight, of that shape, and bias."""
+    pixels = math.prod(lowering.tile)
+    if bias is not None and pixels > 1:
+        bias = bias.unflatten(0, (geometry.groups // lowering.merge, pixels, -1))[:, 0].flatten()
+    # A tile holds the weight once per pixel, and collect() adds up.
+    return collect(prepared, shape, geometry, lowering) / pixels, bias
 
 
 def _merge_groups(weight: Tensor, groups: int, merge: int) -> Tensor:
@@ -233,7 +246,7 @@ def apply(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, lowering: Lowering
 ) -> Tensor:
     """Convolve with what :func:`prepare` returned: ``[N, in, *size]`` -> ``[N, out, *map]``."""
-    if lowering.kind == "direct" and not is_exporting():
+    if lowering.kind == "direct" and not is_exporting() and not is_functional():
         return direct(x, [weight], [bias], [geometry])
     if lowering.kind == "depthwise":
         return _apply_depthwise(x, weight, bias, geometry)
@@ -250,7 +263,9 @@ def _apply_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: G
     maps = [conv(x, part, None, alone) for part in weight.chunk(copies)]
     # The sum over each group is a 1x1 convolution with ones, and a fast one.
     ones = group_sums(weight, copies, geometry)
-    return conv(maps[0] if copies == 1 else torch.cat(maps, 1), ones, bias, still(geometry))
+    return conv(
+        maps[0] if copies == 1 else torch.cat(maps, 1), ones, bias, pointwise_geometry(geometry)
+    )
 
 
 def group_sums(like: Tensor, copies: int, geometry: Geometry) -> Tensor:
@@ -262,7 +277,7 @@ def group_sums(like: Tensor, copies: int, geometry: Geometry) -> Tensor:
     return ones.reshape(out, maps, *(1,) * len(geometry.stride))
 
 
-def still(geometry: Geometry) -> Geometry:
+def pointwise_geometry(geometry: Geometry) -> Geometry:
     """The geometry of a 1x1 convolution."""
     return Geometry(1, *((n,) * len(geometry.stride) for n in (1, 0, 1)))
 

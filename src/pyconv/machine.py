@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 
 import torch
 from torch.distributed import get_node_local_rank
@@ -15,7 +14,7 @@ __all__ = [
     "choose_device",
     "computes_in",
     "describe",
-    "has_tiles",
+    "has_amx",
     "is_exporting",
     "local_processes",
     "own_gpu",
@@ -65,18 +64,18 @@ def computes_in(device: str, dtype: torch.dtype) -> bool:
 def processor(device: str = "cpu") -> str:
     """The kind of processor: ``AVX2``, ``AVX512``, ``AVX512_AMX``, ..., of a GPU ``CUDA_9.0``, ...
 
-    A CPU's is PyTorch's name for its vector units, and whether there are units that multiply
-    matrices besides; a GPU's is its compute capability, of several GPUs that of the current one.
+    A CPU's is PyTorch's name for its vector units, and whether there is AMX besides; a GPU's is its
+    compute capability, of several GPUs that of the current one.
     """
     if device != "cpu":
         asks = device == "cuda" and torch.version.hip is None and torch.cuda.is_available()
         return "CUDA_{}.{}".format(*torch.cuda.get_device_capability()) if asks else device
     name = torch.backends.cpu.get_cpu_capability()
-    return f"{name}_AMX" if has_tiles() else name
+    return f"{name}_AMX" if has_amx() else name
 
 
-def has_tiles() -> bool:
-    """Whether the processor has units that multiply matrices (AMX)."""
+def has_amx() -> bool:
+    """Whether the processor multiplies matrices (Intel AMX)."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 
@@ -131,13 +130,16 @@ def describe(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """What a result was computed with, for its file."""
+    import PIL
+    import torchvision
+
     from . import __version__
 
     return {
         "pyconv": __version__,
         "torch": torch.__version__,
-        "torchvision": metadata.version("torchvision"),
-        "pillow": metadata.version("pillow"),
+        "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,  # of Pillow-SIMD as well
         "python": platform.python_version(),
         "platform": platform.platform(),
     }

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from . import kernels
+from .bypass import is_dual, is_large_map, is_transformed, is_unmodified
 from .kernels import DTYPES
-from .plain import is_dual, is_large_map, is_plain, is_transformed
 
-__all__ = ["HEADERS", "normalise"]
+__all__ = ["HEADERS", "norm_add_relu"]
 
 HEADERS = ("vectors.h", "norms.h")
 CHANNELS = 16  # a multiple of which the kernels want: the widest vector
 
 
-def normalise(
+def norm_add_relu(
     x: Tensor, norm: nn.Module, relu: nn.Module | None = None, shortcut: Tensor | None = None
 ) -> Tensor:
     """``relu(norm(x) + shortcut)``, without those that are not given.
@@ -34,7 +34,9 @@ def normalise(
     """
     if _is_ours(x, norm, relu, shortcut):
         assert isinstance(norm, nn.BatchNorm2d)
-        out: Tensor = _Normalise.apply(x, norm.weight, norm.bias, shortcut, norm, relu is not None)
+        out: Tensor = _NormAddRelu.apply(
+            x, norm.weight, norm.bias, shortcut, norm, relu is not None
+        )
         return out
     out = norm(x)
     if shortcut is not None:
@@ -48,8 +50,8 @@ def _is_ours(x: Tensor, norm: nn.Module, relu: nn.Module | None, shortcut: Tenso
         and type(norm) is nn.BatchNorm2d
         and isinstance(x, Tensor)
         and not is_transformed(x)
-        and is_plain(norm)
-        and (relu is None or (type(relu) is nn.ReLU and is_plain(relu)))
+        and is_unmodified(norm)
+        and (relu is None or (type(relu) is nn.ReLU and is_unmodified(relu)))
         and _has_statistics(norm)
         and is_large_map(x)
         and x.dtype in DTYPES
@@ -68,7 +70,11 @@ def _has_statistics(norm: nn.BatchNorm2d) -> bool:
         norm.track_running_stats
         and norm.momentum is not None
         and all(
-            t is not None and t.is_cpu and t.dtype == torch.float32 and t.is_contiguous()
+            t is not None
+            and type(t) in (Tensor, nn.Parameter)
+            and t.is_cpu
+            and t.dtype == torch.float32
+            and t.is_contiguous()
             for t in tensors
         )
     )
@@ -95,16 +101,16 @@ class _Call(ctypes.Structure):
                 "shortcut",
                 "grad",
                 "out",
-                "on_x",
-                "on_shortcut",
+                "grad_x",
+                "grad_shortcut",
                 "weight",
                 "bias",
                 "mean",
                 "deviation",
                 "running_mean",
                 "running_variance",
-                "on_weight",
-                "on_bias",
+                "grad_weight",
+                "grad_bias",
             )
         ),
         *((name, ctypes.c_int64) for name in ("rows", "channels", "relu", "threads")),
@@ -128,7 +134,7 @@ def _call(entry: str, x: Tensor, tensors: dict[str, Tensor | None], **numbers: A
     getattr(compiled, f"{entry}_{DTYPES[x.dtype]}")(ctypes.byref(call))
 
 
-class _Normalise(torch.autograd.Function):
+class _NormAddRelu(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -155,7 +161,7 @@ class _Normalise(torch.autograd.Function):
             "running_mean": norm.running_mean,
             "running_variance": norm.running_var,
         }
-        _call("normalise", x, tensors, relu=relu, epsilon=norm.eps, momentum=norm.momentum)
+        _call("norm_forward", x, tensors, relu=relu, epsilon=norm.eps, momentum=norm.momentum)
         ctx.relu, ctx.epsilon = relu, norm.eps
         # What the ReLU lets through is seen from x again, but for a sum, from the result.
         seen = out if relu and shortcut is not None else None
@@ -165,31 +171,34 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, deviation, out = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
         if torch.is_grad_enabled() or kernels.load(*HEADERS) is None:
-            return _as_usual(ctx, grad)  # a gradient is wanted of the gradient; or disabled since
-        on_x, on_weight, on_bias = (torch.empty_like(t) for t in (x, weight, bias))
+            return _by_pytorch(ctx, grad)  # a gradient is wanted of the gradient; or disabled since
+        # What was saved may have been elsewhere in between, and come back otherwise.
+        x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+        if out is not None:
+            out = out.contiguous(memory_format=torch.channels_last)
+        grad_x, grad_weight, grad_bias = (torch.empty_like(t) for t in (x, weight, bias))
         # Of a sum without a ReLU the gradient goes through as it is.
-        on_shortcut = None if out is None else torch.empty_like(x)
+        grad_shortcut = None if out is None else torch.empty_like(x)
         tensors = {
             "grad": grad,
             "out": out,
-            "on_x": on_x,
-            "on_shortcut": on_shortcut,
+            "grad_x": grad_x,
+            "grad_shortcut": grad_shortcut,
             "weight": weight,
             "bias": bias,
             "mean": mean,
             "deviation": deviation,
-            "on_weight": on_weight,
-            "on_bias": on_bias,
+            "grad_weight": grad_weight,
+            "grad_bias": grad_bias,
         }
-        _call("normalise_back", x, tensors, relu=ctx.relu)
-        if ctx.needs_input_grad[3] and on_shortcut is None:
-            on_shortcut = grad
-        return on_x, on_weight, on_bias, on_shortcut, None, None
+        _call("norm_backward", x, tensors, relu=ctx.relu)
+        if ctx.needs_input_grad[3] and grad_shortcut is None:
+            grad_shortcut = grad
+        return grad_x, grad_weight, grad_bias, grad_shortcut, None, None
 
 
-def _as_usual(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _by_pytorch(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The same gradients, by operators that can be differentiated again."""
     x, weight, bias, mean, deviation, out = ctx.saved_tensors
     if ctx.relu:
@@ -198,7 +207,7 @@ def _as_usual(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             shift = bias.detach() - mean * scale
             out = x.detach() * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
         grad = torch.where(out.detach() <= 0, 0, grad)
-    on_x, on_weight, on_bias = torch.ops.aten.native_batch_norm_backward(
+    grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
         grad, x, weight, None, None, mean, deviation, True, ctx.epsilon, [True] * 3
     )
-    return on_x, on_weight, on_bias, grad if ctx.needs_input_grad[3] else None, None, None
+    return grad_x, grad_weight, grad_bias, grad if ctx.needs_input_grad[3] else None, None, None

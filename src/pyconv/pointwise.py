@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import kernels
-from .convolution import TILES, computed_in
-from .plain import is_large_map, is_plain, is_transformed
+from .bypass import is_large_map, is_transformed, is_unmodified
+from .convolution import HAS_AMX, computed_in
 
 __all__ = ["pointwise"]
 
@@ -31,7 +31,7 @@ def pointwise(x: Tensor, conv: nn.Module) -> Tensor:
 
 def _is_product(x: Tensor, conv: nn.Module) -> bool:
     return (
-        TILES
+        HAS_AMX
         and kernels.enabled()
         and torch.is_grad_enabled()
         and isinstance(x, Tensor)
@@ -42,7 +42,7 @@ def _is_product(x: Tensor, conv: nn.Module) -> bool:
         and conv.padding == (0, 0)
         and conv.groups == 1
         and conv.weight.requires_grad
-        and is_plain(conv)
+        and is_unmodified(conv)
         and is_large_map(x)
         and x.shape[1] == conv.in_channels
         and computed_in(x) == torch.bfloat16

@@ -8,14 +8,14 @@ from types import FunctionType
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
+from .bypass import is_functional
 from .convolution import Geometry
-from .direct import direct
-from .direct import prepare as prepare_weights
-from .lowering import Lowering, apply, native, prepare
+from .direct import direct, pack
+from .lowering import NATIVE, Lowering, apply, native, prepare, restore
 from .machine import is_exporting
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "DirectPyramid",
     "Frozen",
     "PreparedConv",
-    "SquareConv2d",
+    "WinogradConv2d",
     "geometry_of",
 ]
 
@@ -35,6 +35,11 @@ Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 def geometry_of(conv: Conv) -> Geometry:
     padding = conv.padding if conv.padding_mode == "zeros" else (0,) * len(conv.stride)
     return Geometry(conv.groups, conv.stride, padding, conv.dilation)  # type: ignore[arg-type]
+
+
+# One node each for symbolic tracing, which cannot follow sizes.
+fx.wrap("_apply_prepared")
+fx.wrap("_convolve_together")
 
 
 class PreparedConv(nn.Module):
@@ -50,6 +55,7 @@ class PreparedConv(nn.Module):
         super().__init__()
         self.geometry = geometry_of(conv)
         self.lowering = lowering
+        self.shape = tuple(conv.weight.shape)  # before it was prepared
         zeros = conv.padding_mode == "zeros"
         self.before = [] if zeros else list(conv._reversed_padding_repeated_twice)
         self.padding_mode = conv.padding_mode
@@ -61,10 +67,28 @@ class PreparedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.before:
             x = F.pad(x, self.before, self.padding_mode)
-        return apply(x, self.weight, self.bias, self.geometry, self.lowering)
+        return _apply_prepared(x, self.weight, self.bias, self.shape, self.geometry, self.lowering)
 
     def extra_repr(self) -> str:
         return f"{self.lowering}, groups={self.geometry.groups}, stride={self.geometry.stride}"
+
+
+def _apply_prepared(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    lowering: Lowering,
+) -> Tensor:
+    if x.dim() < weight.dim():
+        batch = _apply_prepared(x.unsqueeze(0), weight, bias, shape, geometry, lowering)
+        return batch.squeeze(0)
+    if _is_recorded() and not all(type(n) is int for n in x.shape[2:]):
+        # Tiles are laid out by the size of the map, which is left open.
+        weight, bias = restore(weight, bias, torch.Size(shape), geometry, lowering)
+        lowering = NATIVE
+    return apply(x, weight, bias, geometry, lowering)
 
 
 class DirectPyramid(nn.Module):
@@ -90,32 +114,44 @@ class DirectPyramid(nn.Module):
         self.geometries = [geometry_of(conv) for conv in plain]
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _may_run_kernels(x):
-            levels = zip(self.weights, self.biases, self.geometries, strict=True)
-            maps = [level(x) for level in self.apart] + [native(x, *level) for level in levels]
-            return self._joined(maps)
-        keeps = self.frozen and torch.compiler.is_compiling()
-        return self.run(x, self.prepare() if keeps else None)
+        packs = self.frozen and torch.compiler.is_compiling()
+        return self.run(x, self.pack() if packs else None)
 
-    def run(self, x: Tensor, prepared: Tensor | None) -> Tensor:
-        """Compute by the kernels, with what :meth:`prepare` returned or without."""
+    def run(self, x: Tensor, packed: Tensor | None) -> Tensor:
+        """Compute with what :meth:`pack` returned, or without."""
         together = (list(self.weights), list(self.biases), self.geometries)
         if not self.apart:
-            return direct(x, *together, self.relu, prepared)
+            return _convolve_together(x, *together, self.relu, packed)
         maps = [level(x) for level in self.apart]
-        return self._joined([*maps, direct(x, *together, prepared=prepared)])
-
-    def _joined(self, maps: list[Tensor]) -> Tensor:
-        out = torch.cat(maps, 1)
+        out = torch.cat([*maps, _convolve_together(x, *together, False, packed)], -3)
         return F.relu(out) if self.relu else out
 
-    def prepare(self) -> Tensor:
+    def pack(self) -> Tensor:
         """The weights of the levels in one pass, as the kernels want them."""
-        return prepare_weights(list(self.weights), self.geometries)
+        return pack(list(self.weights), self.geometries)
 
 
-class SquareConv2d(nn.Conv2d):
-    """A plain 3x3 convolution that a compiler which freezes weights runs in squares.
+def _convolve_together(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    geometries: list[Geometry],
+    relu: bool,
+    packed: Tensor | None,
+) -> Tensor:
+    """By the kernels, where they may run, else one after the other."""
+    if x.dim() < 4:
+        batch = x.unsqueeze(0)
+        return _convolve_together(batch, weights, biases, geometries, relu, packed).squeeze(0)
+    if _may_run_kernels(x):
+        return direct(x, weights, biases, geometries, relu, packed)
+    levels = zip(weights, biases, geometries, strict=True)
+    out = torch.cat([native(x, *level) for level in levels], 1)
+    return F.relu(out) if relu else out
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A plain 3x3 convolution that a compiler which freezes weights runs by Winograd's algorithm.
 
     See ``kernels/winograd.h``. To all others it is the convolution that it was, but rectified with
     ``relu``: ``[N, in, H, W]`` -> ``[N, out, *map]``.
@@ -124,30 +160,38 @@ class SquareConv2d(nn.Conv2d):
     relu = False
 
     @staticmethod
-    def take(conv: nn.Conv2d) -> SquareConv2d:
+    def take(conv: nn.Conv2d) -> WinogradConv2d:
         """Turn a convolution into one of these, for all who hold it, with all that it holds."""
-        conv.__class__ = SquareConv2d
-        return cast(SquareConv2d, conv)
+        conv.__class__ = WinogradConv2d
+        return cast(WinogradConv2d, conv)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling() and input.dim() == 4 and _may_run_kernels(input):
-            return self.run(input, *self.prepare())
+            return self.run(input, *self.pack())
         out = super().forward(input)
         return F.relu(out) if self.relu else out
 
-    def prepare(self) -> tuple[Tensor, Tensor]:
-        """The weight as the kernels read it, and as they want it prepared."""
+    def pack(self) -> tuple[Tensor, Tensor]:
+        """The weight as the kernels read it, and as they want it packed."""
         weight = self.weight.contiguous()
-        return weight, prepare_weights([weight], [geometry_of(self)])
+        return weight, pack([weight], [geometry_of(self)])
 
-    def run(self, x: Tensor, weight: Tensor, prepared: Tensor) -> Tensor:
-        """Compute by the kernels, with what :meth:`prepare` returned."""
-        return direct(x, [weight], [self.bias], [geometry_of(self)], self.relu, prepared)
+    def run(self, x: Tensor, weight: Tensor, packed: Tensor) -> Tensor:
+        """Compute by the kernels, with what :meth:`pack` returned."""
+        return direct(x, [weight], [self.bias], [geometry_of(self)], self.relu, packed)
+
+
+def _is_recorded() -> bool:
+    """Whether what is computed is only recorded, for where there are no kernels of our own."""
+    if torch.compiler.is_compiling():
+        return is_exporting()
+    return is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def _may_run_kernels(x: Tensor) -> bool:
     return not (
-        is_exporting()  # to where there are no such kernels
+        _is_recorded()
+        or is_functional()
         or (x.requires_grad and torch.is_grad_enabled())
         or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
     )
@@ -171,6 +215,10 @@ class Frozen(nn.Module):
         """Begin a program anew, of which the weights as they are now will be a part."""
         # The calls from one kernel to the next in C++ as well.
         self.on_cpu = all(p.device.type == "cpu" for p in self.module.parameters())
+        # Inductor packs what it freezes by oneDNN, which has no double precision.
+        self.freezes = not (
+            self.on_cpu and any(p.dtype == torch.float64 for p in self.module.parameters())
+        )
         self._run = _compiled(self.module, self.back)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -200,8 +248,8 @@ class Frozen(nn.Module):
         from torch._inductor import config  # takes a second to import
 
         # Tracing has to see them as well: as options of torch.compile they do not take effect.
-        with torch.no_grad(), config.patch(freezing=True, cpp_wrapper=self.on_cpu):
-            return self._run(*self.convert.all(inputs), **options)
+        with torch.no_grad(), config.patch(freezing=self.freezes, cpp_wrapper=self.on_cpu):
+            return self._run(*self.convert.all(inputs), **self.convert.all(options))
 
 
 def _compiled(module: nn.Module, back: ConvertBack) -> Callable[..., Any]:
@@ -225,20 +273,22 @@ _numbers = count()
 
 
 class Convert:
-    """A forward pre-hook: brings floating inputs to the model's dtype and layout."""
+    """A forward pre-hook: brings floating inputs, nested as well, to a dtype and layout."""
 
     def __init__(self, dtype: torch.dtype | None, images: bool) -> None:
         self.dtype = dtype
         self.images = images
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self.all(inputs)
+    def __call__(
+        self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.all(inputs), self.all(options)
 
-    def all(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(self.one(x) for x in inputs)
+    def all(self, inputs: Any) -> Any:
+        return tree_map_only(Tensor, self.one, inputs)
 
-    def one(self, x: Any) -> Any:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
+    def one(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
             return x
         x = x.to(self.dtype or x.dtype)  # PyTorch is twice as fast at each as at both at once
         if self.images and x.dim() == 4 and x.shape[1] > 1:

@@ -14,7 +14,6 @@ from .direct import Task, fits
 from .lowering import DIRECT, NATIVE, Lowering
 
 __all__ = [
-    "TASKS",
     "Mode",
     "Problem",
     "are_direct",
@@ -25,10 +24,9 @@ __all__ = [
     "problem_of",
 ]
 
-# What is computed: the map, with the weight prepared in the call or beforehand; or a gradient.
-Mode = Literal["forward", "prepared", "on_input", "on_weight"]
-# Of the kernels of our own. What is prepared is exported as well, to where there are none.
-TASKS: dict[Mode, Task] = {"forward": "direct", "on_input": "input", "on_weight": "gradient"}
+# What is computed: the output, or one of the gradients; or the output by a weight prepared
+# beforehand, which may be exported to where there are no kernels of our own.
+Mode = Task | Literal["prepared"]
 
 
 class Problem(NamedTuple):
@@ -70,7 +68,7 @@ def problem_of(x: Tensor, weight: Tensor, geometry: Geometry, mode: Mode) -> Pro
     )
 
 
-TILES = {
+TILE_SHAPES = {
     1: ((2,), (4,), (8,)),
     2: ((2, 1), (2, 2), (4, 1), (4, 2), (4, 4)),
     3: ((1, 2, 1), (1, 2, 2), (2, 2, 2), (1, 4, 2)),
@@ -79,7 +77,7 @@ MERGES = (1, 2, 4, 8, 16)
 MERGES_OF_GPUS = (1, 2, 4, 8, 16, 32, 64)
 MOST_OUTPUTS = 32  # of a group as computed; two vectors of float32 are busy then
 MOST_ZEROS = 8  # multiply-adds computed for one that is wanted
-MOST_ZEROS_OF_HALVES = 16  # units that multiply matrices have more of them to spare
+MOST_ZEROS_OF_HALVES = 16  # AMX has more of them to spare
 MOST_INPUTS_OF_GPUS, MOST_OUTPUTS_OF_GPUS = 512, 256  # of a group as computed
 
 
@@ -93,9 +91,9 @@ def candidates(problem: Problem) -> list[Lowering]:
     most_zeros = MOST_ZEROS if problem.dtype.itemsize >= 4 else MOST_ZEROS_OF_HALVES
     if _is_direct(problem):
         found.append(DIRECT)
-    if problem.outputs <= 4 and problem.dtype.itemsize >= 4:  # see depthwise() on rounding
+    if problem.outputs <= 4 and problem.dtype.itemsize >= 4:  # its sums are rounded
         found.append(Lowering("depthwise"))
-    tiles = TILES[len(problem.kernel)] if problem.geometry.tiles else ()
+    tiles = TILE_SHAPES[len(problem.kernel)] if problem.geometry.can_tile else ()
     for merge in MERGES:
         for tile in ((), *tiles):
             lowering = Lowering("tiled" if tile else "blocked", merge, tile)
@@ -111,7 +109,7 @@ def candidates(problem: Problem) -> list[Lowering]:
 
 
 def _candidates_of_gpus(problem: Problem) -> list[Lowering]:
-    """Units that multiply large matrices: zeros count for little, lone channels for much."""
+    """Tensor cores: zeros cost little, and groups of few channels leave them idle."""
     found = [NATIVE]
     groups = problem.geometry.groups
     for merge in sorted({*MERGES_OF_GPUS, groups}):
@@ -120,7 +118,7 @@ def _candidates_of_gpus(problem: Problem) -> list[Lowering]:
         if merge > 1:
             found.append(Lowering("blocked", merge))
         outputs = 4 * problem.outputs * merge
-        tiles = problem.geometry.tiles and len(problem.kernel) == 2
+        tiles = problem.geometry.can_tile and len(problem.kernel) == 2
         if tiles and merge in (1, 4, 16, groups) and outputs <= MOST_OUTPUTS_OF_GPUS:
             found.append(Lowering("tiled", merge, (2, 2)))
     return found
@@ -128,16 +126,15 @@ def _candidates_of_gpus(problem: Problem) -> list[Lowering]:
 
 def _is_direct(problem: Problem) -> bool:
     """Whether the kernels of our own can compute a problem, and write what lies as it should."""
-    task = TASKS.get(problem.mode)
-    if task is None or len(problem.kernel) != 2:
+    if problem.mode == "prepared" or len(problem.kernel) != 2:
         return False
-    if task != "gradient" and not problem.channels_last:
+    if problem.mode != "grad_weight" and not problem.channels_last:
         return False
-    return are_direct((problem,), task)
+    return are_direct((problem,), problem.mode)
 
 
 @functools.cache
-def are_direct(problems: tuple[Problem, ...], task: Task = "direct") -> bool:
+def are_direct(problems: tuple[Problem, ...], task: Task = "forward") -> bool:
     """Whether the kernels of our own can compute the levels of a pyramid together."""
     x = ones(problems[0], 1, problems[0].in_channels, *problems[0].size)
     weights = [ones(p, p.out_channels, p.inputs, *p.kernel) for p in problems]
@@ -156,7 +153,7 @@ def goes_wrong(problem: Problem, lowering: Lowering) -> bool:
         geometry._replace(stride=stride),
         problem.dtype,
         problem.device,
-        learns=problem.mode == "on_weight",
+        learns=problem.mode == "grad_weight",
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .convolution import Geometry, computed_in
-from .direct import add_up, direct, on_inputs, on_weights
+from .direct import add_up, direct, grad_inputs, grad_weights
 from .gradients import Ways, gradients
 from .lowering import DIRECT, NATIVE, apply, prepare
 
@@ -75,15 +75,15 @@ class _Pyramid(torch.autograd.Function):
         if torch.is_grad_enabled():  # a gradient is wanted of the gradient
             rows = zip(parts, weights, ctx.geometries, strict=True)
             both = [gradients(part, x, weight, geometry, NATIVE) for part, weight, geometry in rows]
-            on_x: Tensor | None = torch.stack([a for a, _ in both if a is not None]).sum(0)
-            on_w: list[Tensor | None] = [b for _, b in both]
+            grad_x: Tensor | None = torch.stack([a for a, _ in both if a is not None]).sum(0)
+            grad_w: list[Tensor | None] = [b for _, b in both]
         else:
-            on_x, on_w = _gradients(grad, x, weights, ctx.geometries, ctx.ways, wants_x)
-        on_b = [
+            grad_x, grad_w = _gradients(grad, x, weights, ctx.geometries, ctx.ways, wants_x)
+        grad_b = [
             part.sum((0, 2, 3)) if wanted else None
             for part, wanted in zip(parts, wants[len(parts) :], strict=True)
         ]
-        return None, None, on_x, *on_w, *on_b
+        return None, None, grad_x, *grad_w, *grad_b
 
 
 def _gradients(
@@ -94,7 +94,7 @@ def _gradients(
     ways: Sequence[Ways],
     wants_x: bool,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """The gradients on the input, if wanted, and on all weights, in one pass where chosen."""
+    """The gradients of the input, if wanted, and on all weights, in one pass where chosen."""
     starts = [0, *accumulate(weight.shape[0] for weight in weights)]
 
     def levels(
@@ -104,22 +104,22 @@ def _gradients(
         of_weights, of_geometries, of_starts = zip(*rows, strict=True)
         return of_weights, of_geometries, of_starts
 
-    by_weight = [n for n, way in enumerate(ways) if way.on_weight == DIRECT]
-    by_input = [n for n, way in enumerate(ways) if wants_x and way.on_input == DIRECT]
-    on_w: list[Tensor | None] = [None] * len(ways)
+    by_weight = [n for n, way in enumerate(ways) if way.grad_weight == DIRECT]
+    by_input = [n for n, way in enumerate(ways) if wants_x and way.grad_input == DIRECT]
+    grad_w: list[Tensor | None] = [None] * len(ways)
     if by_weight:
-        together = on_weights(grad, x, *levels(by_weight))
+        together = grad_weights(grad, x, *levels(by_weight))
         for n, gradient in zip(by_weight, together, strict=True):
-            on_w[n] = gradient
-    on_xs = [on_inputs(grad, x, *levels(by_input))] if by_input else []
+            grad_w[n] = gradient
+    grad_xs = [grad_inputs(grad, x, *levels(by_input))] if by_input else []
     for n, (weight, geometry, way) in enumerate(zip(weights, geometries, ways, strict=True)):
         part = grad.narrow(1, starts[n], weight.shape[0])
         wants = (wants_x and n not in by_input, n not in by_weight)
-        if way.on_input == way.on_weight:
-            a, b = gradients(part, x, weight, geometry, way.on_input, wants)
+        if way.grad_input == way.grad_weight:
+            a, b = gradients(part, x, weight, geometry, way.grad_input, wants)
         else:
-            a, _ = gradients(part, x, weight, geometry, way.on_input, (wants[0], False))
-            _, b = gradients(part, x, weight, geometry, way.on_weight, (False, wants[1]))
-        on_xs += [] if a is None else [a]
-        on_w[n] = on_w[n] if b is None else b
-    return add_up(on_xs) if wants_x else None, on_w
+            a, _ = gradients(part, x, weight, geometry, way.grad_input, (wants[0], False))
+            _, b = gradients(part, x, weight, geometry, way.grad_weight, (False, wants[1]))
+        grad_xs += [] if a is None else [a]
+        grad_w[n] = grad_w[n] if b is None else b
+    return add_up(grad_xs) if wants_x else None, grad_w

@@ -13,12 +13,18 @@ from torch.nn import functional as F
 from .architectures import Architecture, Stage
 from .fork import fork
 from .layers import get_pyconv
-from .norms import normalise
+from .norms import norm_add_relu
 from .pointwise import pointwise
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
 
 NormLayer = Callable[[int], nn.Module]
+
+
+def stem(x: Tensor, conv: nn.Module, norm: nn.Module, relu: nn.Module, pool: nn.Module) -> Tensor:
+    """What comes before the stages: ``[N, in_channels, H, W]`` -> ``[N, C, H / s, W / s]``."""
+    out: Tensor = pool(norm_add_relu(conv(x), norm, relu))
+    return out
 
 
 class _ResidualBlock(nn.Module):
@@ -38,7 +44,7 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, other = fork(x)
         shortcut = other if self.downsample is None else self.downsample(other)
-        return normalise(self.branch(x), self.last_norm, self.relu, shortcut)
+        return norm_add_relu(self.branch(x), self.last_norm, self.relu, shortcut)
 
 
 class _Shortcut(nn.Sequential):
@@ -48,7 +54,7 @@ class _Shortcut(nn.Sequential):
         *pool, conv, norm = self
         for module in pool:
             x = module(x)
-        return normalise(pointwise(x, conv), norm)
+        return norm_add_relu(pointwise(x, conv), norm)
 
 
 class _DilatedMaxPool(nn.Module):
@@ -85,7 +91,7 @@ class PyConvBlock(_ResidualBlock):
         ValueError: if no such pyramid exists.
     """
 
-    expansion = 4
+    expansion = 4  # the default, and of an instance what it has
 
     def __init__(
         self,
@@ -102,6 +108,7 @@ class PyConvBlock(_ResidualBlock):
         first_dilation: int | None = None,
     ) -> None:
         super().__init__()
+        self.expansion = expansion
         first_dilation = first_dilation or dilation
         norm = norm_layer or nn.BatchNorm2d
         self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
@@ -117,8 +124,8 @@ class PyConvBlock(_ResidualBlock):
         self.downsample = downsample
 
     def branch(self, x: Tensor) -> Tensor:
-        x = normalise(pointwise(x, self.conv1), self.bn1, self.relu)
-        x = normalise(self.conv2(x), self.bn2, self.relu2)
+        x = norm_add_relu(pointwise(x, self.conv1), self.bn1, self.relu)
+        x = norm_add_relu(self.conv2(x), self.bn2, self.relu2)
         return pointwise(x, self.conv3)
 
     @property
@@ -129,7 +136,7 @@ class PyConvBlock(_ResidualBlock):
 class _BasicBlock(_ResidualBlock):
     """Two convolutions; the first is a pyramid that may stride, subclasses choose the second."""
 
-    expansion = 1
+    expansion = 1  # the default, and of an instance what it has
 
     def __init__(
         self,
@@ -146,6 +153,7 @@ class _BasicBlock(_ResidualBlock):
         first_dilation: int | None = None,
     ) -> None:
         super().__init__()
+        self.expansion = expansion
         first_dilation = first_dilation or dilation
         norm = norm_layer or nn.BatchNorm2d
         out_channels = planes * expansion
@@ -168,7 +176,7 @@ class _BasicBlock(_ResidualBlock):
         raise NotImplementedError
 
     def branch(self, x: Tensor) -> Tensor:
-        x = normalise(self.conv1(x), self.bn1, self.relu)
+        x = norm_add_relu(self.conv1(x), self.bn1, self.relu)
         return pointwise(x, self.conv2)
 
     @property
@@ -245,15 +253,15 @@ class ResNet(nn.Module):
         _check_options(num_classes, in_channels, dropout, output_stride)
         self.row = row
         self.norm_layer: NormLayer = norm_layer or nn.BatchNorm2d
-        stem = row.stem
+        first = row.stem
         self.conv1 = nn.Conv2d(
-            in_channels, stem.width, stem.kernel, stem.stride, stem.kernel // 2, bias=False
+            in_channels, first.width, first.kernel, first.stride, first.kernel // 2, bias=False
         )
-        self.bn1 = self.norm_layer(stem.width)
+        self.bn1 = self.norm_layer(first.width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem.pool else nn.Identity()
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if first.pool else nn.Identity()
 
-        channels, stride = stem.width, stem.stride * (2 if stem.pool else 1)
+        channels, stride = first.width, first.stride * (2 if first.pool else 1)
         self.channels: tuple[int, ...] = ()  # of the stages' feature maps
         self.strides: tuple[int, ...] = ()  # input pixels per feature, stage by stage
         dilation = 1
@@ -336,11 +344,13 @@ class ResNet(nn.Module):
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """What comes before the stages: ``[N, in_channels, H, W]`` -> ``[N, C, H / s, W / s]``."""
-        out: Tensor = self.maxpool(normalise(self.conv1(x), self.bn1, self.relu))
-        return out
+        return stem(x, self.conv1, self.bn1, self.relu, self.maxpool)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map: ``[N, C, H, W]`` -> ``[N, num_features, H / 32, W / 32]``."""
+        """The last feature map, smaller by ``strides[-1]``, rounded up.
+
+        ``[N, in_channels, H, W]`` -> ``[N, num_features, H / strides[-1], W / strides[-1]]``.
+        """
         x = self.forward_stem(x)
         for stage in self.stages:
             x = stage(x)
@@ -359,7 +369,12 @@ class ResNet(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a new one with ``num_classes`` outputs; 0 for none."""
+        """Replace the classifier by a new one with ``num_classes`` outputs; 0 for none.
+
+        Raises:
+            ValueError: if that is no number of classes.
+        """
+        _check_whole("num_classes", num_classes, least=0)
         self.num_classes = num_classes
         where = self.conv1.weight
         self.fc: nn.Module = (
@@ -379,10 +394,14 @@ def _silence(norm: nn.Module) -> None:
     nn.init.zeros_(weight)
 
 
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
+
+
 def _check_options(num_classes: Any, in_channels: Any, dropout: Any, output_stride: Any) -> None:
-    for name, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
+    _check_whole("num_classes", num_classes, least=0)
+    _check_whole("in_channels", in_channels, least=1)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r} must be a probability, 0 <= dropout < 1.")
     if output_stride not in (8, 16, 32):

@@ -1,8 +1,8 @@
 """The rule: which way was fastest for which shape, measured beforehand.
 
 It is data: ``rules/`` holds a file for each kind of :func:`processor`, written by
-``benchmarks/rule.py``. On a GPU, what it takes to tell it what to do outweighs what a few images
-take, so a file tells what suits from how many images on.
+``benchmarks/rule.py``. On a GPU launching kernels outweighs small batches, so each table there
+also states the smallest batch for which it holds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Measured:
                 (self.outputs, problem.outputs, 1),
                 (self.kernel, max(problem.kernel), 1),
                 (self.stride, max(problem.geometry.stride), 1),
-                (self.size, max(problem.size) or self.size, 0.5),  # 0: not known
+                (self.size, max(problem.size) or self.size, 0.5),  # 0: unknown
                 (self.groups or problem.geometry.groups, problem.geometry.groups, 0.5),
             )
         )
@@ -96,8 +96,7 @@ def rule_of(device: str) -> Rule:
 def applies(problem: Problem) -> bool:
     """Whether a problem is of the kind that was measured.
 
-    Float32 was on GPUs that may round it for their units which multiply matrices (TF32): for them
-    zeros count for little.
+    On GPUs float32 was measured with TF32 allowed, where tensor cores make zeros cheap.
     """
     rounded = True
     if problem.device == "cuda" and problem.dtype == torch.float32:
@@ -113,16 +112,21 @@ def nearest(problem: Problem, ours: bool = True, images: int | None = None) -> L
         ours: Whether kernels of our own may be used.
         images: How many there are; None if they are many.
     """
-    best, least = NATIVE, NEAR
     if not applies(problem):
-        return best
+        return NATIVE
     dtype = problem.dtype
     if problem.device == "cuda" and dtype == torch.float16:
         dtype = torch.bfloat16  # through the same units, at the same speed
     known = rule_of(problem.device).get((dtype, problem.channels_last, problem.mode), {})
-    reached = [least for least in known if images is None or least <= images]
+    reached = [count for count in known if images is None or count <= images]
+    best, least = None, NEAR
     for row in known[max(reached)] if reached else ():
         octaves = row.octaves_to(problem)
         if octaves < least:
-            best, least = row.lowering if ours else row.otherwise, octaves
-    return best if best.fits(problem.geometry) and not goes_wrong(problem, best) else NATIVE
+            best, least = row, octaves
+    if best is None:
+        return NATIVE
+    way = best.lowering if ours else best.otherwise
+    if not max(problem.size):  # unknown: judged by the map of the row
+        problem = problem._replace(size=(best.size,) * len(problem.size))
+    return way if way.fits(problem.geometry) and not goes_wrong(problem, way) else NATIVE

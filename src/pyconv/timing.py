@@ -55,8 +55,8 @@ def _unsearched() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-# An accelerator is told what to do next before it has done the last, and tells when it is through
-# with all; what took so much longer than another twice is not called again.
+# A GPU works asynchronously, so calls are timed in bursts between synchronisations; what is so many
+# times slower than the best after two rounds is dropped.
 BURST, HOPELESS = 4, 3.0
 
 
@@ -104,7 +104,7 @@ def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], objec
                 return apply(x, prepared, None, geometry, lowering)
             if problem.mode == "forward":
                 return apply(x, *prepare(weight, None, geometry, lowering), geometry, lowering)
-            wanted = (problem.mode == "on_input", problem.mode == "on_weight")
+            wanted = (problem.mode == "grad_input", problem.mode == "grad_weight")
             return gradients(grad, x, weight, geometry, lowering, wanted)
 
     return run

@@ -36,12 +36,12 @@ def disabled() -> Iterator[None]:
 
 
 def enabled() -> bool:
-    """Whether nobody has :func:`disabled` what this library does in PyTorch's place."""
+    """Whether the kernels may run: False inside :func:`disabled`."""
     return _enabled
 
 
 def version() -> str:
-    """Another for other kernels: as a part of a program that a compiler keeps, it marks it."""
+    """A string that changes with the kernels, so that no cache gives programs of others."""
     return _version if _enabled else "disabled"
 
 
@@ -52,10 +52,15 @@ def load(*headers: str) -> ctypes.CDLL | None:
 
 @functools.cache
 def _compiled(headers: tuple[str, ...]) -> ctypes.CDLL | None:
+    _source(headers)  # a file that is missing is not for want of a compiler
     try:
         return build(headers)
     except Exception:  # no compiler, one of another kind, no place to write: all is only slower
         return None
+
+
+def _source(headers: tuple[str, ...]) -> str:
+    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in headers)
 
 
 def build(headers: tuple[str, ...], *flags: str) -> ctypes.CDLL:
@@ -66,7 +71,7 @@ def build(headers: tuple[str, ...], *flags: str) -> ctypes.CDLL:
     """
     from torch._inductor.codecache import CppCodeCache  # takes a second to import
 
-    source = "".join((FOLDER / name).read_text(encoding="utf-8") for name in headers)
+    source = _source(headers)
     # Numbers are multiplied and added in one rounding, as in every fast convolution.
     compiled: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast", *flags))
     return compiled

@@ -18,14 +18,14 @@ struct Call {
   T* out;      // [images, out_height, out_width, out_channels]
   // Weights as a kernel wants them, or null: it writes them there if there is no x. It tells how
   // many bytes they take, 0 if it cannot compute this.
-  void* prepared;
-  int64_t prepared_bytes;
+  void* packed_weights;
+  int64_t packed_bytes;
   int64_t images, height, width, channels, out_height, out_width, out_channels;
   int64_t stride_y, stride_x, dilation_y, dilation_x, relu, threads, levels;
   Level<T> level[1];  // as many as there are levels
 
-  bool has_prepared(int64_t bytes) const {
-    return prepared && prepared_bytes == bytes && uintptr_t(prepared) % 64 == 0;
+  bool has_packed_weights(int64_t bytes) const {
+    return packed_weights && packed_bytes == bytes && uintptr_t(packed_weights) % 64 == 0;
   }
   std::vector<const Level<T>*> all() const {
     std::vector<const Level<T>*> all(levels);
@@ -68,7 +68,7 @@ struct Frame {
 
 // The levels, those that `alike` says belong together in one list.
 template <typename T, typename Alike>
-std::vector<std::vector<const Level<T>*>> sorted(const std::vector<const Level<T>*>& levels,
+std::vector<std::vector<const Level<T>*>> grouped(const std::vector<const Level<T>*>& levels,
                                                  Alike alike) {
   std::vector<std::vector<const Level<T>*>> lists;
   for (auto* level : levels) {

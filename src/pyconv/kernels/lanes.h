@@ -296,7 +296,7 @@ struct ByLanes {
   int64_t bytes = 0, rings = 0;
 
   ByLanes(const Call<T>& call, const std::vector<const Level<T>*>& levels) : call(call) {
-    for (auto& list : sorted(levels, alike<T>)) all.emplace_back(call, list);
+    for (auto& list : grouped(levels, alike<T>)) all.emplace_back(call, list);
     for (const auto& lanes : all) {
       fits = fits && lanes.fits();
       for (auto* level : lanes.levels) bytes += lanes.blocks * lanes.taps(*level) * sizeof(Floats);
@@ -341,12 +341,12 @@ struct ByLanes {
   }
 };
 
-// The bytes of the prepared weights, 0 if the levels do not fit; does what the call has room for.
+// The bytes of the packed weights, 0 if the levels do not fit; does what the call has room for.
 template <typename T, int EACH = 1>
 int64_t by_lanes(const Call<T>& call) {
   ByLanes<T, EACH> lanes(call, call.all());
   if (!lanes.fits) return 0;
-  Floats* kept = call.has_prepared(lanes.bytes) ? (Floats*)call.prepared : nullptr;
+  Floats* kept = call.has_packed_weights(lanes.bytes) ? (Floats*)call.packed_weights : nullptr;
   if (call.x || kept) lanes.run(kept);
   return lanes.bytes;
 }

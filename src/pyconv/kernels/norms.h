@@ -5,9 +5,9 @@
 template <typename T>
 struct Norm {
   const T *x, *shortcut, *grad;
-  T *out, *on_x, *on_shortcut;
+  T *out, *grad_x, *grad_shortcut;
   const float *weight, *bias;
-  float *mean, *deviation, *running_mean, *running_variance, *on_weight, *on_bias;
+  float *mean, *deviation, *running_mean, *running_variance, *grad_weight, *grad_bias;
   int64_t rows, channels, relu, threads;
   double epsilon, momentum;
 };
@@ -128,7 +128,7 @@ void backwards(const Norm<T>& norm) {
              [&](int64_t row, int64_t c, Floats& a, Floats& b) {
                const int64_t at = row * channels + c;
                const Floats grad = through(at, c);
-               if (norm.on_shortcut) store(norm.on_shortcut + at, grad);
+               if (norm.grad_shortcut) store(norm.grad_shortcut + at, grad);
                a += grad;
                b += grad * (load(norm.x + at) - load(norm.mean + c));
              });
@@ -136,8 +136,8 @@ void backwards(const Norm<T>& norm) {
     for (int64_t c = 0; c < channels; ++c) {
       const double sum = sums.total(0, c), product = sums.total(1, c);
       const double deviation = norm.deviation[c];
-      norm.on_bias[c] = sum;
-      norm.on_weight[c] = product * deviation;
+      norm.grad_bias[c] = sum;
+      norm.grad_weight[c] = product * deviation;
       slope[c] = -scale[c] * deviation * deviation * product / rows;
       level[c] = -scale[c] * sum / rows - norm.mean[c] * double(slope[c]);
     }
@@ -146,14 +146,14 @@ void backwards(const Norm<T>& norm) {
       for (int64_t row = rows * t / norm.threads; row < rows * (t + 1) / norm.threads; ++row)
         for (int64_t c = 0; c < channels; c += LANES) {
           const int64_t at = row * channels + c;
-          const Floats grad = norm.on_shortcut ? load(norm.on_shortcut + at) : through(at, c);
-          store(norm.on_x + at, grad * load(&scale[c]) + load(norm.x + at) * load(&slope[c]) +
+          const Floats grad = norm.grad_shortcut ? load(norm.grad_shortcut + at) : through(at, c);
+          store(norm.grad_x + at, grad * load(&scale[c]) + load(norm.x + at) * load(&slope[c]) +
                                     load(&level[c]));
         }
   }
 }
 
-extern "C" void normalise_float32(const Norm<float>* norm) { forwards(*norm); }
-extern "C" void normalise_bfloat16(const Norm<Bfloat16>* norm) { forwards(*norm); }
-extern "C" void normalise_back_float32(const Norm<float>* norm) { backwards(*norm); }
-extern "C" void normalise_back_bfloat16(const Norm<Bfloat16>* norm) { backwards(*norm); }
+extern "C" void norm_forward_float32(const Norm<float>* norm) { forwards(*norm); }
+extern "C" void norm_forward_bfloat16(const Norm<Bfloat16>* norm) { forwards(*norm); }
+extern "C" void norm_backward_float32(const Norm<float>* norm) { backwards(*norm); }
+extern "C" void norm_backward_bfloat16(const Norm<Bfloat16>* norm) { backwards(*norm); }

@@ -159,7 +159,7 @@ struct Winograd {
     }
   }
 
-  // As ByLanes::run(), but the weights are always kept: they are too many to prepare in each call.
+  // As ByLanes::run(), but the weights are always kept: they are too many to pack in each call.
   void run(Floats* kept) {
     weights = kept;
     const int64_t chunks = (count - 1) / SQUARES + 1;

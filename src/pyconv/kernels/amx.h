@@ -374,7 +374,7 @@ struct Bundle {
 
 // The levels that are computed together: all of as many groups, or of more where that pays.
 inline std::vector<Bundle::Levels> bundled(const Call<Bfloat16>& call) {
-  auto lists = sorted(call.all(), [](auto& a, auto& b) { return a.groups == b.groups; });
+  auto lists = grouped(call.all(), [](auto& a, auto& b) { return a.groups == b.groups; });
   const auto cost = [&](const Bundle::Levels& levels) {
     const Bundle bundle(call, levels);
     return bundle.fits() ? bundle.cost() : 1e99;
@@ -398,7 +398,7 @@ inline std::vector<Bundle::Levels> bundled(const Call<Bfloat16>& call) {
 }
 
 // As by_lanes().
-inline int64_t by_tiles(const Call<Bfloat16>& call) {
+inline int64_t by_amx(const Call<Bfloat16>& call) {
   if (!have_tiles()) return 0;
   std::vector<Bundle> bundles;
   for (auto& list : bundled(call)) bundles.emplace_back(call, list);
@@ -408,9 +408,9 @@ inline int64_t by_tiles(const Call<Bfloat16>& call) {
     weights += bundle.size();
   }
   const int64_t bytes = weights * sizeof(Bfloat16);
-  const bool prepared = call.has_prepared(bytes);
-  if (!call.x && !prepared) return bytes;
-  auto* place = prepared ? (Bfloat16*)call.prepared : room<Bfloat16>(0, weights);
+  const bool kept = call.has_packed_weights(bytes);
+  if (!call.x && !kept) return bytes;
+  auto* place = kept ? (Bfloat16*)call.packed_weights : room<Bfloat16>(0, weights);
   int64_t unit = 1, row = 1, packed_size = 0, summed_size = 0;
   for (auto& bundle : bundles) {
     bundle.prepare(place);
@@ -428,7 +428,7 @@ inline int64_t by_tiles(const Call<Bfloat16>& call) {
   }
 #pragma omp parallel num_threads(call.threads)
   {
-    if (!call.x || !prepared) {
+    if (!call.x || !kept) {
       for (const auto& bundle : bundles) {
 #pragma omp for collapse(2) nowait
         for (int64_t group = 0; group < bundle.groups; ++group)
@@ -446,5 +446,5 @@ inline int64_t by_tiles(const Call<Bfloat16>& call) {
   return bytes;
 }
 #else
-inline int64_t by_tiles(const Call<Bfloat16>&) { return 0; }
+inline int64_t by_amx(const Call<Bfloat16>&) { return 0; }
 #endif

@@ -1,4 +1,4 @@
-"""Whether a call is nothing but its numbers: what is asked before one way takes another's place."""
+"""When the call of a module may be replaced by an equivalent computation."""
 
 from __future__ import annotations
 
@@ -7,31 +7,55 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as hooks
 
-__all__ = ["is_dual", "is_large_map", "is_plain", "is_transformed"]
+__all__ = [
+    "is_dual",
+    "is_functional",
+    "is_large_map",
+    "is_overridden",
+    "is_transformed",
+    "is_unmodified",
+]
 
 LEAST = 1 << 17  # numbers of a map, below which calling costs more than is saved
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Whether calling a module is nothing but its forward, as its class has it."""
+def is_overridden(module: nn.Module) -> bool:
+    """Whether this one module computes, or is watched, otherwise than its class says.
+
+    Hooks watch it or write its weights, as pruning does.
+    """
+    own = {"forward", "_conv_forward"} & vars(module).keys()
+    return bool(own or module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_unmodified(module: nn.Module) -> bool:
+    """Whether calling a module and going back is nothing but what its class says."""
     return not (
-        module._forward_hooks
-        or module._forward_pre_hooks
+        is_overridden(module)
         or module._backward_hooks
         or module._backward_pre_hooks
         or hooks._has_any_global_hook()
-        or "forward" in vars(module)
     )
 
 
 def is_transformed(x: Tensor) -> bool:
-    """Whether somebody looks at the program, or at more than its numbers and their gradients."""
+    """Whether a call is traced or transformed, so that more is asked of it than its numbers."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or type(x) is not Tensor
         or forward_ad._current_level >= 0  # something may carry a tangent: the weights, if not x
+    )
+
+
+def is_functional() -> bool:
+    """Whether forward mode or ``torch.func`` is at work, which only PyTorch's operators follow.
+
+    Something may carry a tangent then: the weights, if not the input.
+    """
+    return not torch.compiler.is_compiling() and (
+        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
     )
 
 

@@ -1,4 +1,4 @@
-// The gradient on the input, by lanes: the lanes of a vector are input channels.
+// The gradient of the input, by lanes: the lanes of a vector are input channels.
 //
 // A level turned round: the outputs of a group are what is read, its inputs what is written. Under
 // a stride the pixels of the input fall into classes that see different taps of the kernel, and
@@ -12,7 +12,7 @@ constexpr int ACROSS = 12;
 
 template <typename T>
 struct Turned {
-  // A row of the gradient on the map, and the taps through which it comes.
+  // A row of the gradient of the map, and the taps through which it comes.
   struct Row {
     const float* packed;
     const Floats* weights;
@@ -169,9 +169,9 @@ struct Turned {
 };
 
 // Whether the levels fit; computes if there is something to compute. `x` is what is written, the
-// gradient on the input, and `out` that on the map.
+// gradient of the input, and `out` that of the map.
 template <typename T>
-int64_t on_input(const Call<T>& call) {
+int64_t grad_input(const Call<T>& call) {
   if (call.dilation_y > 1 || call.dilation_x > 1) return 0;
   std::vector<Turned<T>> levels;
   int64_t weights = 0, row = 0, reach = 0;
@@ -236,5 +236,5 @@ int64_t on_input(const Call<T>& call) {
   return 1;
 }
 
-extern "C" int64_t input_float32(const Call<float>* call) { return on_input(*call); }
-extern "C" int64_t input_bfloat16(const Call<Bfloat16>* call) { return on_input(*call); }
+extern "C" int64_t grad_input_float32(const Call<float>* call) { return grad_input(*call); }
+extern "C" int64_t grad_input_bfloat16(const Call<Bfloat16>* call) { return grad_input(*call); }

@@ -1,4 +1,4 @@
-// The gradient on the weights, by lanes: the lanes of a vector are output channels, as forwards.
+// The gradient of the weights, by lanes: the lanes of a vector are output channels, as forwards.
 //
 // Every weight is a sum over the pixels of the map, of what comes back to its output times what it
 // saw. A row of these sums stays in registers while a row of the map goes by.
@@ -111,11 +111,11 @@ struct Gradient : Lanes<T> {
 };
 
 // Whether the levels fit; computes into their weights, which are those of the gradient, if there
-// is something to compute. `out` is the gradient on the map.
+// is something to compute. `out` is the gradient of the map.
 template <typename T>
-bool gradient(const Call<T>& call) {
+bool grad_weight(const Call<T>& call) {
   std::vector<Gradient<T>> all;
-  for (auto& levels : sorted(call.all(), alike<T>)) all.emplace_back(call, levels);
+  for (auto& levels : grouped(call.all(), alike<T>)) all.emplace_back(call, levels);
   for (const auto& one : all)
     if (!one.fits()) return false;
   if (!call.x) return true;
@@ -160,5 +160,5 @@ bool gradient(const Call<T>& call) {
   return true;
 }
 
-extern "C" int64_t gradient_float32(const Call<float>* call) { return gradient(*call); }
-extern "C" int64_t gradient_bfloat16(const Call<Bfloat16>* call) { return gradient(*call); }
+extern "C" int64_t grad_weight_float32(const Call<float>* call) { return grad_weight(*call); }
+extern "C" int64_t grad_weight_bfloat16(const Call<Bfloat16>* call) { return grad_weight(*call); }
