@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from photos import one_thread  # noqa: F401
 from PIL import Image
 from torchvision import transforms
+from torchvision.transforms._presets import ImageClassification
 
 from pyconv import PyConvResNet50_Weights
 from pyconv.data import ImageList, Preprocess, make_loader
@@ -181,6 +182,15 @@ def test_shards_hold_each_image_once(count: int, size: int, batch: int) -> None:
         for fault in part.faults
     ]
     assert sorted(seen) == list(range(count))
+
+
+def test_floating_images_are_taken_as_torchvision_takes_them() -> None:
+    ours = PyConvResNet50_Weights.DEFAULT.transforms()
+    theirs = ImageClassification(crop_size=224, resize_size=256)
+    for image in (torch.rand(3, 300, 280), torch.rand(3, 256, 256), torch.rand(2, 3, 260, 300)):
+        before = image.clone()
+        torch.testing.assert_close(ours(image), theirs(image))
+        assert torch.equal(image, before)  # the user's own is not written to
 
 
 def test_a_crop_that_does_not_fit_is_said() -> None:

@@ -91,6 +91,8 @@ def test_the_model_ends_in_eval_mode_and_computes_in_its_own_dtype() -> None:
 def test_labels_beyond_the_models_classes_are_said() -> None:
     with pytest.raises(ValueError, match="a label 9 and the model has 4 classes, 0 to 3"):
         evaluate(nn.Identity(), [(torch.zeros(1, 4), torch.tensor([9]))])
+    with pytest.raises(ValueError, match="a label -1 and the model has 4 classes"):
+        evaluate(nn.Identity(), [(torch.zeros(1, 4), torch.tensor([-1]))])
 
 
 def test_no_images_are_said() -> None:

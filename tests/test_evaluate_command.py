@@ -21,7 +21,8 @@ import torch
 from photos import one_thread  # noqa: F401
 from PIL import Image
 
-from pyconv import imagenet, resnet18
+import pyconv.data
+from pyconv import get_model, imagenet, resnet18
 from pyconv.evaluate import main
 from pyconv.metrics import Metrics
 from pyconv.report import agrees
@@ -335,6 +336,78 @@ def test_a_tree_with_three_percent_of_faults_is_counted_to_the_end(
     assert not (tmp_path / "strict.json").exists()
 
 
+def trained(path: Path, classes: list[str], **images: object) -> Path:
+    """A checkpoint as pyconv-train writes it, of a network that answers by the brightness."""
+    torch.manual_seed(0)
+    state = get_model(MODEL, num_classes=len(classes)).state_dict()
+    about = {"crop": 20, "resize": 24, "mean": [0.5], "std": [0.25]} | images
+    torch.save({"state_dict": state, "classes": classes, "images": about}, path)
+    return path
+
+
+def test_a_trained_checkpoint_brings_its_preprocessing_and_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["ant", "bee", "cat"]
+    for n, name in enumerate(["bee", "cat"] * 4):
+        photos.write(tmp_path / "data" / name / f"{n}.png", photos.encode(photos.picture(n), "PNG"))
+    path = trained(tmp_path / "best.pt", names)
+    options = [tmp_path / "data", "--model", MODEL, "--checkpoint", path]
+    code, result = run(tmp_path / "r.json", *options)
+    assert code == 0
+    seen = result["preprocessing"]
+    assert (seen["crop"], seen["resize"], seen["mean"], seen["std"]) == (20, 24, [0.5], [0.25])
+    assert result["finding"].startswith("8 images of 2 of 3 classes")
+    assert {name: row["images"] for name, row in result["per_class"].items()} == {
+        "ant": 0, "bee": 4, "cat": 4,
+    }  # fmt: skip
+    assert f"those that {path} was trained with" in capsys.readouterr().err
+    code, result = run(tmp_path / "r.json", *options, "--crop", 10)
+    assert (result["preprocessing"]["crop"], result["preprocessing"]["resize"]) == (10, 12)
+    (tmp_path / "data" / "cat").rename(tmp_path / "data" / "dog")
+    assert main([str(option) for option in options]) == 2
+    assert "'dog', which the model does not know" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_checkpoint_is_evaluated_with_its_own_stem(
+    channels: int, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = resnet18(in_channels=channels).eval()
+    path = tmp_path / "r.pth"
+    torch.save(model.state_dict(), path)
+    options = [flat, "--model", "resnet18", "--checkpoint", path, "--crop", 32]
+    if channels == 4:
+        assert main([str(option) for option in options]) == 2
+        assert "takes 4 channels, and image files give 1 or 3" in capsys.readouterr().err
+        return
+    code, result = run(tmp_path / "r.json", *options)
+    assert code == 0
+    assert len(result["preprocessing"]["mean"]) == channels
+
+
+def test_a_loader_that_dies_is_said_in_one_line(
+    flat: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    decode, here = pyconv.data.decode, os.getpid()
+
+    def dies(*arguments: Any) -> Any:
+        if os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(*arguments)
+
+    monkeypatch.setattr("pyconv.data.decode", dies)
+    options = [str(flat), "--model", MODEL, "--checkpoint", str(checkpoint)]
+    assert main([*options, "--workers", "1"]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("pyconv-eval: A loader process is lost (DataLoader worker")
+    assert last.endswith("lower --workers.")
+
+
 WRONG: dict[str, tuple[list[str], str]] = {
     "no data": (["--model", MODEL], "give either a folder of images or --sample"),
     "no model": (["{flat}"], "--model is missing"),
@@ -346,7 +419,12 @@ WRONG: dict[str, tuple[list[str], str]] = {
         "no device 'gpu' here",
     ),
     "no such dtype": (["{flat}", "--model", MODEL, "--dtype", "int8"], "invalid choice: 'int8'"),
-    "a batch of none": (["{flat}", "--model", MODEL, "--batch-size", "0"], "not a positive number"),
+    "a sample of another network": (["--sample", "--model", MODEL], "leave out --model"),
+    "a sample of other weights": (["--sample", "--checkpoint", "{ckpt}"], "leave out --checkpoint"),
+    "a sample of another size": (["--sample", "--crop", "14"], "leave out --crop"),
+    "no such labels": (["{flat}", "--model", MODEL, "--labels", "no.txt"], "no file no.txt"),
+    "a batch of none": (["{flat}", "--model", MODEL, "--batch-size", "0"], "not a positive whole"),
+    "half a batch": (["{flat}", "--model", MODEL, "--batch-size", "1.5"], "not a positive whole"),
     "nowhere to write": (
         ["{flat}", "--model", MODEL, "--csv", "/nowhere/all.csv"],
         "no folder /nowhere to write all.csv into",

@@ -361,6 +361,7 @@ def test_verify_with_nothing_cached(capsys: pytest.CaptureFixture[str]) -> None:
         (["download", "pyconvresnet_tiny"], "no downloadable weights"),
         (["download"], "either names of weights or --all"),
         (["download", "--all", "resnet50"], "either names of weights or --all"),
+        (["list", "--json", "/nowhere/x.json"], "no folder /nowhere to write x.json into"),
         (["fetch"], "invalid choice"),
         ([], "COMMAND"),
     ],
@@ -395,6 +396,8 @@ def test_offline_miss(no_network: Path) -> None:
     assert done.returncode == 1
     assert f"{no_network / V1.filename} is not there, and PYCONV_OFFLINE" in done.stderr
     assert "Traceback" not in done.stderr
+    done = run_command("download", str(V1), "--again", PYCONV_OFFLINE="1")
+    assert f"forbids downloading {no_network / V1.filename} again. Leave --again out" in done.stderr
     assert not no_network.exists()
 
 

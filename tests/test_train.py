@@ -374,9 +374,11 @@ def test_bad_input_is_one_clear_line(
     assert "nothere" in refuse(capsys, tree, output, *small, "--weights", "nothere.pth")
     assert "module:function" in refuse(capsys, tree, output, *small, "--model", "no_such:thing")
     assert "Did you mean" in refuse(capsys, tree, output, *small, "--model", "pyconvresnet_tony")
-    with pytest.raises(SystemExit, match="2"):
-        refuse(capsys, tree, output, *small, "--json", tmp_path / "none" / "result.json")
-    assert f"no folder {tmp_path / 'none'}" in capsys.readouterr().err
+    error = refuse(capsys, tree, output, *small, "--json", tmp_path / "none" / "result.json")
+    assert f"no folder {tmp_path / 'none'}" in error
+    assert "it is a folder" in refuse(capsys, tree, output, *small, "--json", tmp_path)
+    (tmp_path / "file").touch()
+    assert "cannot be made a folder" in refuse(capsys, tree, tmp_path / "file", *small)
     error = refuse(capsys, tree, output, *small, "--resume", tmp_path / "gone.pt")
     assert "no checkpoint" in error
     output.mkdir(exist_ok=True)

@@ -11,12 +11,22 @@ import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-__all__ = ["CheckpointError", "check_structure", "check_values", "load", "read"]
+__all__ = [
+    "CheckpointError",
+    "Notes",
+    "check_structure",
+    "check_values",
+    "load",
+    "read",
+    "read_notes",
+    "sizes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +55,55 @@ def read(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: if there is no file at ``path``.
     """
     path = Path(path)
+    return _unwrap(_content(path), path)
+
+
+class Notes(NamedTuple):
+    """What ``pyconv-train`` writes beside the weights; None in checkpoints of others."""
+
+    classes: tuple[str, ...] | None = None  # their names, in the order of the outputs
+    images: dict[str, Any] | None = None  # crop, resize, mean and std
+
+    @classmethod
+    def of(cls, content: object) -> Notes:
+        """Those among the content of a file that have the form of what is written."""
+        parts = content if isinstance(content, dict) else {}
+        classes, images = dict.get(parts, "classes"), dict.get(parts, "images")
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            classes = None
+        if not isinstance(images, dict) or not _are_images(images):
+            images = None
+        else:
+            images = {**images, "mean": tuple(images["mean"]), "std": tuple(images["std"])}
+        return cls(tuple(classes) if classes else None, images)
+
+
+def _are_images(images: dict[Any, Any]) -> bool:
+    if images.keys() != {"crop", "resize", "mean", "std"}:
+        return False
+    lengths = [images["crop"], images["resize"]]
+    statistics = [images["mean"], images["std"]]
+    return (
+        all(isinstance(length, int) and length > 0 for length in lengths)
+        and all(isinstance(numbers, list) and numbers for numbers in statistics)
+        and all(isinstance(number, float) for numbers in statistics for number in numbers)
+    )
+
+
+def read_notes(path: str | Path) -> Notes:
+    """Read what ``pyconv-train`` wrote beside the weights of a checkpoint.
+
+    Raises:
+        CheckpointError, FileNotFoundError: as :func:`read`.
+    """
+    return Notes.of(_content(Path(path)))
+
+
+def _content(path: Path) -> object:
+    """What a file holds, unpickled without executing anything, its zip mapped into memory."""
     mapped = _check_signature(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values, or is damaged; nothing in it was "
@@ -57,7 +113,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} is damaged or cut short ({type(error).__name__}). Get the file again."
         ) from error
-    return _unwrap(content, path)
+    return content
 
 
 def _check_signature(path: Path) -> bool:
@@ -116,8 +172,15 @@ def count_classes(state: Shapes) -> int:
     return 0 if weight is None else len(weight)
 
 
+def sizes(state: Shapes) -> dict[str, int]:
+    """The ``num_classes`` and ``in_channels`` of the network that a state dict was saved from."""
+    stem = state.get(STEM)
+    channels = {} if stem is None or stem.ndim != 4 else {"in_channels": stem.shape[1]}
+    return {"num_classes": count_classes(state), **channels}
+
+
 def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint") -> None:
-    """Prove that keys, shapes and dtypes are those of the model, before any value is touched.
+    """Check that keys, shapes and dtypes are those of the model, before any value is touched.
 
     Raises:
         CheckpointError: naming the first few of what is missing, unexpected or misshapen, and
@@ -132,7 +195,7 @@ def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint
             wrong.append(f"{key} {list(got.shape)} instead of {list(want.shape)}")
         elif got.dtype != want.dtype:
             wrong.append(f"{key} {got.dtype} instead of {want.dtype}".replace("torch.", ""))
-        elif got.layout != torch.strided or got.is_meta or _overlaps(got):
+        elif got.layout != torch.strided or got.is_meta or _exceeds_storage(got):
             wrong.append(f"{key} is not stored in full")
     faults = [
         f"{len(items)} {name} ({_first(items)})"
@@ -150,7 +213,7 @@ def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint
         )
 
 
-def _overlaps(tensor: Tensor) -> bool:
+def _exceeds_storage(tensor: Tensor) -> bool:
     """Whether the tensor claims more elements than its storage holds (a few bytes can)."""
     return tensor.untyped_storage().nbytes() < tensor.nbytes
 
@@ -161,7 +224,7 @@ def _first(items: Iterable[str], count: int = 3) -> str:
 
 
 def check_values(state: Shapes, what: str = "The checkpoint") -> None:
-    """Prove that every value is finite and no running variance negative.
+    """Check that every value is finite and no running variance negative.
 
     Raises:
         CheckpointError: naming the first entry that is not.
@@ -189,9 +252,9 @@ def load(
     """Make the tensors of a state dict the model's own, without a copy where they fit as they are.
 
     The model may stand on the meta device. Where its classifier has another number of classes, the
-    classifier is left out, with one line in the log; where its stem has another number of input
-    channels, the stem is adapted: summed for one channel, else cycled and rescaled. Values that are
-    ``proven`` already are not looked at again.
+    classifier is left out; where its stem has another number of input channels, the stem is
+    adapted: summed for one channel, else cycled and rescaled; both with one line in the log. Values
+    that are ``proven`` already are not looked at again.
 
     Raises:
         CheckpointError: if the state dict is of another model or holds impossible values.
@@ -211,6 +274,13 @@ def load(
             count_classes(given),
             count_classes(expected),
         )
+    if STEM in given and given[STEM].shape != state[STEM].shape:
+        logger.warning(
+            "%s takes images of %d channels and the model %d: the stem was adapted.",
+            what,
+            given[STEM].shape[1],
+            state[STEM].shape[1],
+        )
     model.load_state_dict(state, strict=False, assign=True)
 
 
@@ -229,7 +299,7 @@ def _adapt_stem(state: dict[str, Tensor], expected: Shapes) -> dict[str, Tensor]
     have, want = state.get(STEM), expected.get(STEM)
     if have is None or want is None or have.ndim != 4 or want.ndim != 4:
         return state
-    if have.is_meta or have.layout != torch.strided or _overlaps(have):
+    if have.is_meta or have.layout != torch.strided or _exceeds_storage(have):
         return state  # nothing to compute with; the structure is refused next
     old, new = have.shape[1], want.shape[1]
     if old != new and old > 0:

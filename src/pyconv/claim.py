@@ -30,9 +30,14 @@ class Claim:
         """Make the folder, keep others out of it, and remove what a kill left half written.
 
         Raises:
-            ValueError: if another run holds it.
+            ValueError: if another run holds it, or there can be no such folder.
         """
-        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise ValueError(
+                f"{self.output} cannot be made a folder: {error.strerror}. Give another --output."
+            ) from error
         try:
             self.lock.acquire(timeout=LOCK_WAIT)
         except Timeout:

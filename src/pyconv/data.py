@@ -34,9 +34,9 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 class Preprocess:
     """Resize the shorter side, crop the centre, normalise: what a model is evaluated behind.
 
-    Called with a PIL image or a uint8 tensor ``[C, H, W]``, gives float32 ``[C, crop, crop]``. The
-    two halves are there on their own, so that a loader can pass bytes and normalise whole batches:
-    the result is the same to the bit.
+    Called with a PIL image, or a tensor ``[..., C, H, W]`` of uint8 or of floating numbers from 0
+    to 1, gives float32 ``[..., C, crop, crop]``. The two halves are there on their own, so that a
+    loader can pass bytes and normalise whole batches: the result is the same to the bit.
     """
 
     crop: int
@@ -62,7 +62,7 @@ class Preprocess:
         return cls(crop, resize, images.mean, images.std)
 
     def pixels(self, image: Image | Tensor) -> Tensor:
-        """Resize and crop: uint8 ``[C, crop, crop]``, bilinear as PIL does it."""
+        """Resize and crop: ``[..., C, crop, crop]``, bilinear as PIL does it; of PIL's, uint8."""
         from torchvision.transforms.v2 import functional as tv
 
         if not isinstance(image, Tensor):
@@ -72,10 +72,13 @@ class Preprocess:
         return image if isinstance(image, Tensor) else tv.pil_to_tensor(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 ``[..., C, H, W]`` -> float32, channels shifted by mean and scaled by std."""
+        """``[..., C, H, W]`` -> float32, channels shifted by mean and scaled by std."""
         mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1)
-        return pixels.float().div_(255).sub_(mean).div_(std)
+        numbers = pixels.to(torch.float32, copy=True)
+        if not pixels.is_floating_point():
+            numbers.div_(255)
+        return numbers.sub_(mean).div_(std)
 
     def __call__(self, image: Image | Tensor) -> Tensor:
         return self.normalise(self.pixels(image))

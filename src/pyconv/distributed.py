@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from . import cli
-from .machine import local_processes, usable_cores
+from .machine import choose_device, local_processes, usable_cores
 
 __all__ = [
     "SIGNALS",
@@ -41,6 +41,7 @@ __all__ = [
     "joined",
     "launch",
     "noting",
+    "processes",
 ]
 
 TIME_LIMIT, TERMINATED = 124, 143  # as timeout(1) and shells report them
@@ -272,10 +273,32 @@ class Stop:
         return int(self.flag)
 
 
+def processes(wanted: str | None, device: str | None, *, shared: bool = False) -> int:
+    """How many processes to start: a number, or ``gpu`` for one per GPU; 1 for none but this one.
+
+    Raises:
+        ValueError: if ``wanted`` is neither, or there are fewer GPUs and none may be shared.
+    """
+    if wanted is None or is_started():
+        return 1
+    gpus = torch.cuda.device_count()
+    if wanted == "gpu":
+        if not gpus:
+            raise ValueError("--nproc-per-node gpu: PyTorch sees no GPU. Give a number instead.")
+        return gpus
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise ValueError(f"--nproc-per-node {wanted!r} must be a number or gpu.")
+    if not shared and choose_device(device).type == "cuda" and int(wanted) > gpus:
+        raise ValueError(
+            f"--nproc-per-node {wanted}: there are {gpus} GPUs. Start one process per GPU."
+        )
+    return int(wanted)
+
+
 def launch(
     command: Callable[[list[str]], int],
     argv: Sequence[str] | None,
-    processes: int,
+    count: int,
     cure: str = "Run the same command again.",
 ) -> int:
     """Run a command in several processes of this machine; the exit code of the first that fails.
@@ -299,7 +322,7 @@ def launch(
             noted = after.enter_context(noting(signal.SIGINT))  # until there is whom to tell
             with _held_back():
                 context = start_processes(
-                    _child, (command, words, processes, meeting), processes, join=False
+                    _child, (command, words, count, meeting), count, join=False
                 )
             after.enter_context(handling(tuple(SIGNALS), pass_on))
             for number in noted:
@@ -311,7 +334,7 @@ def launch(
                 if error.signal_name is None:
                     return error.exit_code
                 raise LostProcessError(
-                    f"process {error.error_index} of {processes} was ended by "
+                    f"process {error.error_index} of {count} was ended by "
                     f"{error.signal_name}, so all were. {cure}"
                 ) from error
     return cli.DONE

@@ -1,4 +1,4 @@
-"""The command pyconv-eval around :func:`evaluate`, which is to be imported from here.
+"""Evaluate a network on labelled images: :func:`evaluate` and the command pyconv-eval.
 
 pyconv-eval /data/imagenet --model pyconvresnet50
 torchrun --nproc-per-node 8 -m pyconv.evaluate /data/imagenet --model pyconvresnet50
@@ -24,13 +24,20 @@ from torch import nn
 
 from . import checkpoint, cli, machine, report, store
 from .data import Preprocess, make_loader
-from .distributed import World, is_started, joined, launch, noting
-from .files import prove_writable, write_result
+from .distributed import World, joined, launch, noting, processes
+from .files import require_writable, write_result
 from .layouts import ImageList, find_images
+from .memory import explain
 from .metrics import Metrics
 from .models import WEIGHTS, get_model, resolve_weights
 from .scoring import evaluate
-from .weights import PyConvResNet50_Weights, PyConvResNetTiny_Weights, WeightsEnum, sample_file
+from .weights import (
+    Images,
+    PyConvResNet50_Weights,
+    PyConvResNetTiny_Weights,
+    WeightsEnum,
+    sample_file,
+)
 
 __all__ = ["Metrics", "evaluate", "main"]
 
@@ -47,6 +54,7 @@ class Job:
     images: ImageList
     preprocess: Preprocess
     record: dict[str, Any] | None = None  # what is on record for these very files
+    note: str | None = None  # what else the user is told
 
 
 @dataclass(frozen=True)
@@ -80,14 +88,24 @@ def _job(args: argparse.Namespace) -> Job:
     if chosen is None:
         chosen = resolve_weights(args.model, args.weights is None, args.weights)
     assert chosen is not None  # without --weights, the paper's
-    options = {}
+    notes, options = checkpoint.Notes(), {}
     if isinstance(chosen, Path):
-        options["num_classes"] = checkpoint.count_classes(checkpoint.read(chosen))
+        chosen = chosen.expanduser()
+        notes, options = checkpoint.read_notes(chosen), checkpoint.sizes(checkpoint.read(chosen))
     model = get_model(args.model, weights=chosen, **options)
     like = chosen if isinstance(chosen, WeightsEnum) else _published_like(args.model)
-    preprocess = like.transforms(args.crop, args.resize)
-    images = find_images(args.data, model.num_classes, labels=args.labels)
-    return Job(model, args.model, chosen, images, preprocess)
+    channels = model.conv1.in_channels
+    expected, note = like.value.images.of_channels(channels), None
+    if notes.images is not None:
+        expected = Images(**notes.images)
+        note = f"Preprocessing and classes are those that {chosen} was trained with."
+    if len(expected.mean) != channels:
+        raise ValueError(f"{chosen} takes {channels} channels, and image files give 1 or 3.")
+    names = notes.classes or ()
+    classes = names if len(names) == model.num_classes else model.num_classes
+    preprocess = Preprocess.of(expected, args.crop, args.resize)
+    images = find_images(args.data, classes, labels=args.labels)
+    return Job(model, args.model, chosen, images, preprocess, note=note)
 
 
 def _published_like(model: str) -> WeightsEnum:
@@ -183,9 +201,9 @@ EXAMPLES = """\
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--channels-last", action=argparse.BooleanOptionalAction, help="default: where faster")
     add("--batch-size", type=_positive, default=64, help="default: 64")
     add("--workers", type=int, help="loader processes; default: by cores and images")
-    add("--nproc-per-node", type=_positive, default=1, metavar="N", help="processes; default: 1")
+    add("--nproc-per-node", metavar="N", help="processes here: a number, or gpu; default: 1")
 
     add = parser.add_argument_group("results").add_argument
     add("--json", type=Path, metavar="FILE", help="write the result there as well, with all detail")
@@ -229,15 +247,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.sample == (args.data is not None):
         parser.error("give either a folder of images or --sample")
-    if not args.sample and args.model is None:
+    if args.sample:
+        own = ("model", "weights", "checkpoint", "labels", "crop", "resize")
+        for option in own:
+            if getattr(args, option) is not None:
+                parser.error(f"--sample has its own network and images: leave out --{option}")
+    elif args.model is None:
         parser.error("--model is missing, such as --model pyconvresnet50")
+    for option in ("checkpoint", "labels"):
+        path = getattr(args, option)
+        if path is not None and not path.expanduser().is_file():
+            raise ValueError(f"--{option}: there is no file {path}. Give the path of one.")
     if args.workers is not None and args.workers < 0:
         parser.error("--workers must be 0 or more")
     for path in (args.json, args.csv, args.predictions):  # before hours of work
-        if path is not None and not path.absolute().parent.is_dir():
-            parser.error(f"there is no folder {path.absolute().parent} to write {path.name} into")
         if path is not None:
-            prove_writable(path)
+            require_writable(path)
     if args.csv is not None:
         report.check_csv(args.csv)
     return args
@@ -269,7 +294,10 @@ def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Na
         raise OSError("; ".join(failures))
 
 
-def _announce(images: ImageList) -> None:
+def _announce(job: Job) -> None:
+    images = job.images
+    if job.note is not None:
+        sys.stderr.write(f"{job.note}\n")
     sys.stderr.write(f"{images.finding}\n")
     if images.skipped:
         sys.stderr.write(
@@ -289,7 +317,7 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
     if len(set(world.gather(_fingerprint(job.images)))) > 1:
         raise ValueError("The processes see different images. Give them all the same folder.")
     if world.first:
-        _announce(job.images)
+        _announce(job)
         told = machine.advice(engine.device.type, engine.dtype)
         if told is not None and not engine.optimize:  # which knows what to do about it
             sys.stderr.write(f"{told}\n")
@@ -332,11 +360,18 @@ def _fingerprint(images: ImageList) -> str:
 
 def _command(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
-    if args.nproc_per_node > 1 and not is_started():
-        return launch(main, argv, args.nproc_per_node)
+    count = processes(args.nproc_per_node, args.device, shared=True)
+    if count > 1:
+        return launch(main, argv, count)
     # Only a few counts are exchanged, so the CPU does it whatever device computes.
     with joined(patience=PATIENCE) as world:
-        return _evaluate_here(args, world)
+        try:
+            return _evaluate_here(args, world)
+        except RuntimeError as error:
+            cure = "Use another --device, a smaller --batch-size or --dtype bfloat16."
+            if (told := explain(error, cure)) is None:
+                raise
+            raise OSError(told) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

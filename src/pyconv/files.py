@@ -15,9 +15,9 @@ from typing import IO, Any
 
 __all__ = [
     "naming",
-    "prove_writable",
     "remove_leftovers",
     "replacing",
+    "require_writable",
     "write_json",
     "write_result",
     "write_text",
@@ -83,19 +83,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def prove_writable(path: Path) -> None:
-    """Prove, before hours of work, that :func:`write_result` can write there, or a row be appended.
+def require_writable(path: Path) -> None:
+    """Check, before hours of work, that :func:`write_result` can write there, or a row be appended.
 
     Raises:
         ValueError: if it cannot.
     """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder} to write {path.name} into.")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if path.is_file():
             path.open("ab").close()
         if not path.is_symlink() and (path.is_file() or not path.exists()):
-            tempfile.TemporaryFile(dir=path.absolute().parent).close()
+            tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}. Give another.") from error
 

@@ -224,10 +224,8 @@ def _synset_in(path: Path | PurePosixPath) -> str | None:
 
 def _kaggle_labels(place: Path) -> dict[str, str]:
     """The synset of each image by Kaggle's list, if it lies in the folder or above it."""
-    for folder in [
-        place,
-        *place.absolute().parents[:4],
-    ]:  # beside ILSVRC in ILSVRC/Data/CLS-LOC/val
+    # It lies beside ILSVRC, the images in ILSVRC/Data/CLS-LOC/val.
+    for folder in [place, *place.absolute().parents[:4]]:
         if (folder / KAGGLE_LIST).is_file():
             with (folder / KAGGLE_LIST).open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.reader(file) if len(row) == 2 and row[1].strip()]

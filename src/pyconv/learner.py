@@ -35,8 +35,6 @@ __all__ = [
     "preprocess_of",
 ]
 
-GREY = Images(mean=(0.449,), std=(0.226,))  # ImageNet's statistics over all three channels
-
 
 def build_network(
     name: str, classes: int, weights: WeightsEnum | str | Path | None = None
@@ -90,8 +88,7 @@ def preprocess_of(name: str, network: nn.Module, recipe: Recipe) -> Preprocess:
     convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     channels = next((conv.in_channels for conv in convolutions), 3)
     images = WEIGHTS[name]["DEFAULT"].value.images if name in WEIGHTS else Images()
-    if channels == 1 and len(images.mean) != 1:
-        images = replace(images, mean=GREY.mean, std=GREY.std)
+    images = images.of_channels(channels)
     if recipe.mean or recipe.std:
         images = replace(images, mean=recipe.mean, std=recipe.std)
     if not len(images.mean) == len(images.std) == channels or channels not in (1, 3):

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import cli, store
 from .download import DownloadError, read_record
-from .files import write_result
+from .files import require_writable, write_result
 from .models import WEIGHTS
 from .weights import WeightsEnum
 
@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     add("list", _list, "show what is published and what is here")
-    download = add("download", _download, "download and prove, unless it is here already")
+    download = add("download", _download, "download and verify, unless it is here already")
     download.add_argument("--all", action="store_true", help="everything that is published")
     download.add_argument(
         "--again", action="store_true", help="download anew; accept another file than at first"
@@ -225,6 +225,8 @@ def _command(argv: Sequence[str] | None) -> int:
     args = parser.parse_args(argv)
     if args.command == "download" and args.all == bool(args.names):
         parser.error("give either names of weights or --all")
+    if args.json is not None:  # before gigabytes of downloads
+        require_writable(args.json)
     code, rows = args.act(args)
     if args.json is not None:
         write_result(args.json, {"weights": rows})

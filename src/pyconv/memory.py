@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-__all__ = ["NO_MEMORY", "Halving", "kept"]
+__all__ = ["Halving", "explain", "kept"]
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, MPS, the CPU
 
@@ -77,6 +77,26 @@ def _reserve(libc: ctypes.CDLL) -> tuple[int, int]:
     return start, length
 
 
+def explain(error: RuntimeError, cure: str, after: str = "") -> str | None:
+    """What a failure of PyTorch means to the user; None if it is not one to be expected.
+
+    Args:
+        error: The failure.
+        cure: What to do where memory ran out.
+        after: What to do once a loader process was lost and its cause is gone.
+    """
+    text = str(error)
+    if "DataLoader worker" in text:
+        reason = text[text.index("DataLoader worker") :].splitlines()[0].rstrip(" .")
+        told = f"A loader process is lost ({reason}). If memory is short, lower --workers. {after}"
+        return told.rstrip()
+    return f"Memory ran out. {cure}" if is_memory(error) else None
+
+
+def is_memory(error: RuntimeError) -> bool:
+    return any(sign in str(error) for sign in NO_MEMORY)
+
+
 class Halving:
     """Calls a model on images, in halves, quarters, ... of the batch once memory has run out."""
 
@@ -90,7 +110,7 @@ class Halving:
             try:
                 return torch.cat([self._part(part) for part in images.split(size)])
             except RuntimeError as error:
-                if not any(sign in str(error) for sign in NO_MEMORY):
+                if not is_memory(error):
                     raise
             # Outside of the except block, where the error no longer holds the tensors.
             self._halve(size, images.device)

@@ -130,8 +130,9 @@ def _note_faults(batch: Batch, tally: Tally, strict: bool) -> None:
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
-    if int(labels.max()) >= classes:
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= classes:
         raise ValueError(
-            f"There is a label {int(labels.max())} and the model has {classes} classes, 0 to "
-            f"{classes - 1}. Evaluate it on images of the classes it was trained on."
+            f"There is a label {min(lowest, 0) or highest} and the model has {classes} classes, "
+            f"0 to {classes - 1}. Evaluate it on images of the classes it was trained on."
         )

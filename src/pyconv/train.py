@@ -15,13 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from . import cli
-from .distributed import SIGNALS, Stop, is_started, joined, launch, noting
-from .files import write_result
+from .distributed import SIGNALS, Stop, joined, launch, noting, processes
+from .files import require_writable, write_result
 from .machine import choose_device
-from .memory import NO_MEMORY, kept
+from .memory import explain, kept
 from .recipe import PAPER, RECIPES, Engine, Recipe
 from .run import DivergedError, Run, Summary
 from .weights import WeightsEnum
@@ -73,7 +71,11 @@ def train(
             run.prepare(data, model, weights, freeze, resume)
             return run.go()
         except RuntimeError as error:
-            if (told := _explain(error, engine)) is None:
+            cure = (
+                "Compute the batch in smaller parts: the same command with --accumulate "
+                f"{2 * engine.accumulate} goes on from the last save."
+            )
+            if (told := explain(error, cure, CURE)) is None:
                 raise
             raise OSError(told) from error
         finally:
@@ -81,21 +83,6 @@ def train(
 
 
 CURE = "Run the same command again to go on from the last save."
-
-
-def _explain(error: RuntimeError, engine: Engine) -> str | None:
-    """What a failure of PyTorch means to the user; None if it is not one to be expected."""
-    text = str(error)
-    if "DataLoader worker" in text:
-        reason = text[text.index("DataLoader worker") :].splitlines()[0].rstrip(" .")
-        return f"A loader process is lost ({reason}). If memory is short, lower --workers. {CURE}"
-    if any(sign in text for sign in NO_MEMORY):
-        parts = 2 * engine.accumulate
-        return (
-            "Memory ran out. Compute the batch in smaller parts: the same command with "
-            f"--accumulate {parts} goes on from the last save."
-        )
-    return None
 
 
 EXAMPLES = """\
@@ -150,13 +137,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(argv: Sequence[str] | None) -> int:
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if args.json is not None and not args.json.absolute().parent.is_dir():  # before days of work
-        parser.error(f"there is no folder {args.json.absolute().parent} to write --json into")
+    args = _parser().parse_args(argv)
+    if args.json is not None:  # before days of work
+        require_writable(args.json)
     recipe = cli.read_fields(args, RECIPES[args.recipe])
     engine = cli.read_fields(args, Engine())
-    count = _processes(args.nproc_per_node, engine.device)
+    count = processes(args.nproc_per_node, engine.device)
     if count > 1:
         return launch(main, argv, count, CURE)
     try:
@@ -179,24 +165,6 @@ def _command(argv: Sequence[str] | None) -> int:
             summary_file = args.output.expanduser() / "summary.json"
             write_result(args.json, summary_file.read_text("utf-8"))
     return summary.exit_code
-
-
-def _processes(wanted: str | None, device: str | None) -> int:
-    """How many processes to start, 1 for none but this one."""
-    if wanted is None or is_started():
-        return 1
-    gpus = torch.cuda.device_count()
-    if wanted == "gpu":
-        if not gpus:
-            raise ValueError("--nproc-per-node gpu: PyTorch sees no GPU. Give a number instead.")
-        return gpus
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise ValueError(f"--nproc-per-node {wanted!r} must be a number or gpu.")
-    if choose_device(device).type == "cuda" and int(wanted) > gpus:
-        raise ValueError(
-            f"--nproc-per-node {wanted}: there are {gpus} GPUs. Start one process per GPU."
-        )
-    return int(wanted)
 
 
 def _report(output: Path, summary: Summary) -> str:

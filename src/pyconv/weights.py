@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -55,6 +55,13 @@ class Images:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
+    def of_channels(self, channels: int) -> Images:
+        """These sizes with ImageNet's statistics, where a network takes grey or colour instead."""
+        if channels == len(self.mean) or channels not in (1, 3):
+            return self
+        mean, std = ((0.449,), (0.226,)) if channels == 1 else (Images.mean, Images.std)
+        return replace(self, mean=mean, std=std)
+
 
 @dataclass(frozen=True)
 class Published:
@@ -62,9 +69,8 @@ class Published:
 
     model: str
     file_id: str | None  # on Google Drive; None for the sample, which lies in the package
-    file_size: (
-        int  # bytes; for Drive computed for a bare state dict, the real file may differ a bit
-    )
+    # Bytes; for Drive computed for a bare state dict, the real file may differ a bit.
+    file_size: int
     num_params: int
     gmacs: float  # 1e9 multiply-adds of convolutions and classifier for one image of `crop` pixels
     top1: tuple[tuple[int, float], ...]  # (crop, percent), the first one at the default crop

@@ -81,7 +81,12 @@ def fetch(
     if not again and _is_cached(target, check):
         return target.path
     if is_offline():
-        raise target.error(f"{target.path} is not there, and PYCONV_OFFLINE forbids to get it.")
+        if again:
+            raise target.error(
+                f"PYCONV_OFFLINE forbids downloading {target.path} again. Leave --again out, or "
+                "unset PYCONV_OFFLINE."
+            )
+        raise target.error(f"{target.path} is not there, and PYCONV_OFFLINE forbids its download.")
     origin = Origin.of(os.environ.get("PYCONV_DRIVE_URL"))
     with target.on_disk():
         target.path.parent.mkdir(parents=True, exist_ok=True)

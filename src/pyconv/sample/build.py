@@ -4,7 +4,7 @@
     python -m pyconv.sample.build --output src/pyconv/sample
 
 Trains ``pyconvresnet_tiny`` on the 60,000 training images of Fashion-MNIST (28x28 photographs of
-clothes; Zalando, MIT) in about half an hour on two cores, prints its accuracy on the 10,000 test
+clothes; Zalando, MIT) in 20 to 35 minutes on two cores, prints its accuracy on the 10,000 test
 images after each epoch, and keeps the weights of the last one. Nothing is chosen on the test set.
 """
 
