@@ -12,24 +12,36 @@ from pathlib import Path
 
 ROOMS = {
     "pyconv": "What `import pyconv` gives",
+    "speed": "How it is computed",
     "pyconv.checkpoint": "Reading checkpoints",
     "pyconv.download": "Downloading",
     "pyconv.data": "Images and preprocessing",
     "pyconv.evaluate": "Evaluation",
     "pyconv.train": "Training",
 }
+# Of rooms with little else for users.
+NAMES = {"speed": ["pyconv.layers.pin", "pyconv.kernels.disabled", "pyconv.memory.kept"]}
+
+
+def names(room: str) -> list[str]:
+    """The public names of a room, dotted and in order."""
+    if room in NAMES:
+        return NAMES[room]
+    return [
+        f"{room}.{name}" for name in sorted(importlib.import_module(room).__all__, key=str.lower)
+    ]
 
 
 def section(room: str, title: str) -> list[str]:
-    module = importlib.import_module(room)
     lines = [f"## {title}", "", "| name | |", "|---|---|"]
-    for name in sorted(module.__all__, key=str.lower):
-        thing = getattr(module, name)
+    for dotted in names(room):
+        module, _, name = dotted.rpartition(".")
+        thing = getattr(importlib.import_module(module), name)
         if name == "main" or not thing.__doc__:
             continue  # the commands have their guides, and names of types no docstring
         first = inspect.cleandoc(thing.__doc__).split("\n\n")[0].replace("\n", " ")
         first = re.sub(r":\w+:`~?", "`", first).replace("``", "`").replace("|", "\\|")
-        lines.append(f"| `{room}.{name}` | {first} |")
+        lines.append(f"| `{dotted}` | {first} |")
     return [*lines, ""]
 
 
@@ -37,7 +49,7 @@ def page() -> str:
     head = [
         "# Reference",
         "",
-        "The first sentence of each docstring; `help(name)` has the rest.",
+        "The first paragraph of each docstring; `help(name)` has the rest.",
         "",
     ]
     return "\n".join(head + [line for row in ROOMS.items() for line in section(*row)])
