@@ -95,7 +95,7 @@ def test_heads_and_features_as_timm_users_know_them(name: str) -> None:
     assert isinstance(model.get_classifier(), nn.Identity)
     assert torch.equal(model(x), pooled)
     for none in (-3, True, 2.5):
-        with pytest.raises(ValueError, match="num_classes=.* must be a whole number, at least 0"):
+        with pytest.raises(ValueError, match=r"num_classes=.* must be a whole number"):
             model.reset_classifier(none)
 
 
