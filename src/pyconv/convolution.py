@@ -40,6 +40,11 @@ class Geometry(NamedTuple):
         """By how many taps of the kernel a stride moves it, per dimension of the map."""
         return tuple(s // d for s, d in zip(self.stride, self.dilation, strict=True))
 
+    def map_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+        """The size of the output's map, from those of the input's and of the kernel."""
+        rows = zip(size, kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in rows)
+
     @property
     def can_tile(self) -> bool:
         """Whether kernels shifted by whole strides lie on the grid of their dilation."""

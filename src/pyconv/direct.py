@@ -175,8 +175,7 @@ def _may_ask(x: Tensor, others: Sequence[Tensor], geometries: Sequence[Geometry]
 
 
 def _map(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
-    sizes = zip(x.shape[2:], weight.shape[2:], *geometry[1:], strict=True)
-    return tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in sizes)
+    return geometry.map_size(x.shape[2:], weight.shape[2:])
 
 
 def _run(

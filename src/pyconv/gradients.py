@@ -28,7 +28,7 @@ from .lowering import (
     tiling,
 )
 
-__all__ = ["Ways", "convolve", "gradients"]
+__all__ = ["Ways", "convolve", "gradients", "gradients_by"]
 
 
 class Ways(NamedTuple):
@@ -77,17 +77,26 @@ class _Convolution(torch.autograd.Function):
         wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         if x.dim() == 4 and is_channels_last(x):
             grad = grad.contiguous(memory_format=torch.channels_last)  # once for both
-        if ways.grad_input == ways.grad_weight:
-            wanted = (wants_x, wants_weight)
-            grad_x, grad_w = gradients(grad, x, weight, geometry, ways.grad_input, wanted)
-        else:
-            grad_x = grad_w = None
-            if wants_x:
-                grad_x, _ = gradients(grad, x, weight, geometry, ways.grad_input, (True, False))
-            if wants_weight:
-                _, grad_w = gradients(grad, x, weight, geometry, ways.grad_weight, (False, True))
+        wanted = (wants_x, wants_weight)
+        grad_x, grad_w = gradients_by(ways, grad, x, weight, geometry, wanted)
         grad_bias = grad.sum([0, *range(2, grad.dim())]) if wants_bias else None
         return grad_x, grad_w, grad_bias, None, None
+
+
+def gradients_by(
+    ways: Ways,
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    wanted: tuple[bool, bool] = (True, True),
+) -> tuple[Tensor | None, Tensor | None]:
+    """As :func:`gradients`, each in a way of its own."""
+    if ways.grad_input == ways.grad_weight:
+        return gradients(grad, x, weight, geometry, ways.grad_input, wanted)
+    grad_x, _ = gradients(grad, x, weight, geometry, ways.grad_input, (wanted[0], False))
+    _, grad_w = gradients(grad, x, weight, geometry, ways.grad_weight, (False, wanted[1]))
+    return grad_x, grad_w
 
 
 def gradients(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .convolution import Geometry, computed_in
 from .direct import add_up, direct, grad_inputs, grad_weights
-from .gradients import Ways, gradients
+from .gradients import Ways, gradients, gradients_by
 from .lowering import DIRECT, NATIVE, apply, prepare
 
 __all__ = ["convolve_levels"]
@@ -94,7 +94,7 @@ def _gradients(
     ways: Sequence[Ways],
     wants_x: bool,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """The gradients of the input, if wanted, and on all weights, in one pass where chosen."""
+    """The gradients of the input, if wanted, and of all weights, in one pass where chosen."""
     starts = [0, *accumulate(weight.shape[0] for weight in weights)]
 
     def levels(
@@ -115,11 +115,7 @@ def _gradients(
     for n, (weight, geometry, way) in enumerate(zip(weights, geometries, ways, strict=True)):
         part = grad.narrow(1, starts[n], weight.shape[0])
         wants = (wants_x and n not in by_input, n not in by_weight)
-        if way.grad_input == way.grad_weight:
-            a, b = gradients(part, x, weight, geometry, way.grad_input, wants)
-        else:
-            a, _ = gradients(part, x, weight, geometry, way.grad_input, (wants[0], False))
-            _, b = gradients(part, x, weight, geometry, way.grad_weight, (False, wants[1]))
+        a, b = gradients_by(way, part, x, weight, geometry, wants)
         grad_xs += [] if a is None else [a]
         grad_w[n] = grad_w[n] if b is None else b
     return add_up(grad_xs) if wants_x else None, grad_w
