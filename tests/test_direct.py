@@ -362,7 +362,7 @@ def test_the_faster_of_all_joined_some_joined_and_apart_is_taken(
 
 
 class Plain(nn.Module):
-    """Plain convolutions: one in squares, others that must compute as they are."""
+    """Plain convolutions: one by Winograd, others that must compute as they are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -393,7 +393,7 @@ def twice(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @compiled
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernels_win")
-def test_plain_convolutions_of_a_compiled_model_run_in_squares() -> None:
+def test_plain_convolutions_of_a_compiled_model_run_by_winograd() -> None:
     torch.manual_seed(0)
     model, x = Plain().eval(), torch.randn(2, 64, 14, 13)
     with torch.no_grad():

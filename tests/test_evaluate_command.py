@@ -362,6 +362,8 @@ def test_a_trained_checkpoint_brings_its_preprocessing_and_classes(
         "ant": 0, "bee": 4, "cat": 4,
     }  # fmt: skip
     assert f"those that {path} was trained with" in capsys.readouterr().err
+    trained(path, names, mean=[0], std=[1])  # whole numbers are numbers as well
+    assert run(tmp_path / "r.json", *options)[1]["preprocessing"]["std"] == [1.0]
     code, result = run(tmp_path / "r.json", *options, "--crop", 10)
     assert (result["preprocessing"]["crop"], result["preprocessing"]["resize"]) == (10, 12)
     (tmp_path / "data" / "cat").rename(tmp_path / "data" / "dog")

@@ -295,6 +295,27 @@ def test_vmap_and_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(layer, small)
 
 
+def test_gradients_per_sample_and_along_a_direction() -> None:
+    torch.manual_seed(0)
+    layer = PyConv2d(64, 64)
+    x, moves = (
+        torch.randn(2, 64, 28, 28).contiguous(memory_format=torch.channels_last) for _ in "ab"
+    )
+
+    def energy(image: Tensor) -> Tensor:
+        return layer(image[None]).square().mean()
+
+    def found() -> list[Tensor]:
+        per_sample = torch.func.vmap(torch.func.grad(energy))(x)
+        along = torch.func.jvp(torch.func.grad(energy), (x[0],), (moves[0],))
+        return [per_sample, *along]
+
+    ours = found()
+    pin(layer, "native")
+    for value, target in zip(ours, found(), strict=True):
+        assert error(value, target) < 1e-4
+
+
 def test_forward_mode_derivatives() -> None:
     layer = PyConv2d(4, 4, (3, 3), (2, 2), dtype=torch.float64)
     x, moves = torch.randn(2, 2, 4, 5, 5, dtype=torch.float64).unbind()

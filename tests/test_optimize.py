@@ -18,7 +18,7 @@ from torch.nn.utils import prune
 
 from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize, rule
 from pyconv import pyconvresnet_tiny as tiny
-from pyconv.layers import GroupedConv, pin
+from pyconv.layers import GroupedConv, GroupedConv2d, pin
 from pyconv.prepared import DirectPyramid, PreparedConv
 
 
@@ -219,6 +219,38 @@ class Collects(nn.Module):
         return torch.cat(found)
 
 
+class CallsTwice(nn.Module):
+    """Calls a sequence as a whole, and its first part once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.parts(x)
+        return torch.cat([out, self.parts[0](x)]) if out.sum() > -1e9 else out
+
+
+class Shares(nn.Module):
+    """Two convolutions with one weight, of which one has a norm behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(8, 8, 3, bias=False), nn.Conv2d(8, 8, 3, bias=False)
+        self.conv.weight, self.norm = self.first.weight, nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.conv_transpose2d(self.norm(self.conv(x)), self.conv.weight)
+        return out
+
+
+class Doubled(GroupedConv2d):
+    """A level that computes otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
 class Shuffled(PyConv2d):
     """A pyramid that computes otherwise."""
 
@@ -228,12 +260,40 @@ class Shuffled(PyConv2d):
 
 @pytest.mark.parametrize(
     "make",
-    [Tied, Collects, lambda: nn.Sequential(Shuffled(8, 8, (3, 5), (1, 4)), nn.BatchNorm2d(8))],
+    [
+        Tied,
+        Collects,
+        CallsTwice,
+        Shares,
+        lambda: Doubled(8, 8, 3, groups=4),
+        lambda: nn.Sequential(Shuffled(8, 8, (3, 5), (1, 4)), nn.BatchNorm2d(8)),
+    ],
 )
 def test_where_folding_would_be_wrong_it_is_left(make: Callable[[], nn.Module]) -> None:
     model, x = settled(make()), torch.randn(2, 8, 9, 9)
     for fast in (optimize(model), optimize(model, x)):
         assert error(fast(x), model(x)) < 1e-5
+
+
+class Walks(nn.Module):
+    """Blocks in a list, in a forward that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)) for _ in range(2)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x) if x.sum() > -1e9 else x
+        return x
+
+
+def test_what_an_example_shows_to_be_called_as_a_whole_is_folded() -> None:
+    model, x = settled(Walks()), torch.randn(2, 8, 9, 9)
+    fast = optimize(model, x)
+    assert norms(fast) == 0 and norms(optimize(model)) == 2
+    assert error(fast(x), model(x)) < 1e-5
 
 
 class Remembers(nn.Module):
@@ -318,6 +378,26 @@ def test_inputs_by_name_and_nested_ones_are_converted(compile: bool) -> None:
     out = fast(batch={"images": x}, mask=torch.tensor(2))
     assert out.dtype == torch.float64
     assert error(out, model({"images": x}, torch.tensor(2))) < 1e-5
+
+
+class Fills(nn.Module):
+    """Writes into what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor, found: list[Tensor], cache: dict[str, Tensor]) -> Tensor:
+        found.append(x)
+        cache["x"] = x
+        out: Tensor = self.conv(x)
+        return out
+
+
+def test_a_list_given_to_be_filled_is_filled() -> None:
+    fast, found, cache = optimize(settled(Fills())), [], {}  # type: ignore[var-annotated]
+    fast(torch.randn(1, 4, 5, 5), found, cache=cache)
+    assert len(found) == 1 and list(cache) == ["x"]
 
 
 @pytest.mark.parametrize("compile", [False, True])

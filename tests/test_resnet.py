@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from golden import fill, images, load
@@ -94,6 +95,8 @@ def test_heads_and_features_as_timm_users_know_them(name: str) -> None:
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), nn.Identity)
     assert torch.equal(model(x), pooled)
+    model.reset_classifier(np.int64(5))  # type: ignore[arg-type]
+    assert model(x).shape == (2, 5)
     for none in (-3, True, 2.5):
         with pytest.raises(ValueError, match=r"num_classes=.* must be a whole number"):
             model.reset_classifier(none)

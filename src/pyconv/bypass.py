@@ -24,8 +24,9 @@ def is_overridden(module: nn.Module) -> bool:
 
     Hooks watch it or write its weights, as pruning does.
     """
-    own = {"forward", "_conv_forward"} & vars(module).keys()
-    return bool(own or module._forward_hooks or module._forward_pre_hooks)
+    own = vars(module)
+    patched = "forward" in own or "_conv_forward" in own
+    return bool(patched or module._forward_hooks or module._forward_pre_hooks)
 
 
 def is_unmodified(module: nn.Module) -> bool:

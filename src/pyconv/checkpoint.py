@@ -74,19 +74,22 @@ class Notes(NamedTuple):
         if not isinstance(images, dict) or not _are_images(images):
             images = None
         else:
-            images = {**images, "mean": tuple(images["mean"]), "std": tuple(images["std"])}
+            statistics = {key: tuple(map(float, images[key])) for key in ("mean", "std")}
+            images = {**images, **statistics}
         return cls(tuple(classes) if classes else None, images)
 
 
 def _are_images(images: dict[Any, Any]) -> bool:
     if images.keys() != {"crop", "resize", "mean", "std"}:
         return False
-    lengths = [images["crop"], images["resize"]]
-    statistics = [images["mean"], images["std"]]
+    mean, std = images["mean"], images["std"]
     return (
-        all(isinstance(length, int) and length > 0 for length in lengths)
-        and all(isinstance(numbers, list) and numbers for numbers in statistics)
-        and all(isinstance(number, float) for numbers in statistics for number in numbers)
+        all(type(images[key]) is int and images[key] > 0 for key in ("crop", "resize"))
+        and isinstance(mean, list)
+        and isinstance(std, list)
+        and len(mean) == len(std) > 0
+        and all(type(number) in (int, float) for number in [*mean, *std])
+        and min(std) > 0
     )
 
 

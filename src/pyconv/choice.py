@@ -121,7 +121,7 @@ def choose_all(
 
     Where kernels of our own are worth while at all, levels of few inputs are computed together, and
     so are the gradients of the input through those of few outputs; but not in bfloat16 with AMX,
-    which of these gradients only PyTorch's own use.
+    where PyTorch's own are faster.
     """
     rows = list(zip(weights, geometries, pinned, strict=True))
     ways = [
@@ -165,8 +165,9 @@ def _one(problem: Problem, batch: int) -> Lowering:
         return _ruled_on_gpu(tuple(anywhere), None)
     if problem.device != "cpu":
         return _ruled_on_gpu(tuple(problem), batch)
-    if torch.compiler.is_compiling():  # which sees through all ways but the kernels, and warns
-        return rule.nearest(problem, ours=False)  # of caches, which it ignores
+    # torch.compile sees through all ways but the kernels, and warns of caches, which it ignores.
+    if torch.compiler.is_compiling():
+        return rule.nearest(problem, ours=False)
     return _ruled(problem, kernels.load(*HEADERS) is not None)
 
 

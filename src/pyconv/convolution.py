@@ -121,12 +121,15 @@ def miscomputed(
     if device != "cpu" or dtype == torch.float64 or not all(isinstance(n, int) for n in size):
         return False
     inputs, width = weight[1], weight[-1]
+    few = learns and PROCESSOR == "AVX2" and geometry.groups == 1 and 1 < inputs < 8
+    if not (half or volume or few):
+        return False
     rows = [_Axis(*row) for row in zip(size, weight[2:], *geometry[1:], strict=True)]
     first, last = rows[0], rows[-1]
     if volume and first.stride > 1 and first.reach >= first.size:
         return True
-    if learns and PROCESSOR == "AVX2" and geometry.groups == 1 and 1 < inputs < 8:
-        return all(row.kernel == 1 for row in rows) and any(row.stride > 1 for row in rows)
+    if few and all(row.kernel == 1 for row in rows) and any(row.stride > 1 for row in rows):
+        return True
     if not half:
         return False
     if HAS_AMX and inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:

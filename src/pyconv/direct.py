@@ -192,7 +192,7 @@ def _run(
     """More than 0 if the kernels fit: the bytes of the packed weights, where there are such.
 
     ``x`` and ``out`` are channels-last, the weights contiguous. The maps are written to ``out``;
-    of a gradient ``out`` is that on the maps, and ``weights`` are written to. The maps lie one
+    of a gradient ``out`` is that of the maps, and ``weights`` are written to. The maps lie one
     behind the other in ``out``, or where ``starts`` says. Without ``out`` nothing is computed but
     the weights ``packed``, if asked for.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, cast
 
@@ -18,16 +18,18 @@ from .prepared import Conv
 
 __all__ = ["fold", "foldable", "is_joinable_relu", "pairs", "replace"]
 
+Calls = Mapping[str, int]  # how often modules are called, by name; empty where nobody knows
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def pairs(
-    model: nn.Module, match: Callable[[nn.Module, nn.Module], bool], called: Container[str] = ()
+    model: nn.Module, match: Callable[[nn.Module, nn.Module], bool], called: Calls
 ) -> dict[str, str]:
     """The names of modules of which the second alone reads the output of the first.
 
-    What cannot be traced symbolically is entered part by part. There somebody may call the parts
-    of an ``nn.Sequential`` one by one, so it is looked into only if its name is among ``called``.
+    What cannot be traced symbolically is entered part by part, and somebody may call modules inside
+    a part by themselves. If there is an example, they must be ``called`` as often as the part is;
+    without one, an ``nn.Sequential`` is not looked into, whose parts are called so most.
     """
     names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     return {
@@ -47,7 +49,7 @@ def _shadow(model: nn.Module) -> nn.Module:
 def _neighbours(
     model: nn.Module,
     match: Callable[[nn.Module, nn.Module], bool],
-    called: Container[str],
+    called: Calls,
     prefix: str = "",
 ) -> list[tuple[str, str]]:
     try:
@@ -58,8 +60,8 @@ def _neighbours(
             for name, child in model.named_children()
             for first, second in _inside(child, match, called, f"{prefix}{name}")
         ]
-    # Modules whose weights are read by others as well.
-    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if _is_read(node)}
+    # Weights that others read as well.
+    read = {id(_attribute(model, str(node.target))) for node in graph.nodes if _is_read(node)}
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(str(node.target) for node in nodes)
     return [
@@ -70,11 +72,28 @@ def _neighbours(
         and source.op == "call_module"
         and list(source.users) == [node]
         and calls[str(node.target)] == calls[str(source.target)] == 1
-        and not any(
-            f"{name}.".startswith((f"{source.target}.", f"{node.target}.")) for name in read
-        )
+        and _is_called_with(called, prefix, str(source.target), str(node.target))
+        and not read & _tensors(model, str(source.target), str(node.target))
         and match(model.get_submodule(str(source.target)), model.get_submodule(str(node.target)))
     ]
+
+
+def _is_called_with(called: Calls, prefix: str, *names: str) -> bool:
+    """Whether modules are called as often as the part they lie in, as far as an example shows."""
+    if not prefix or not called:  # asked in this order, for to know takes a call
+        return True
+    part = called[prefix.rstrip(".")]
+    return all(called[prefix + name] == part for name in names)
+
+
+def _tensors(model: nn.Module, *names: str) -> set[int]:
+    modules = [model.get_submodule(name) for name in names]
+    return {id(t) for m in modules for t in chain(m.parameters(), m.buffers())}
+
+
+def _attribute(model: nn.Module, path: str) -> object:
+    module, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(module), name)
 
 
 def _is_read(node: fx.Node) -> bool:
@@ -86,11 +105,11 @@ def _is_read(node: fx.Node) -> bool:
 def _inside(
     child: nn.Module,
     match: Callable[[nn.Module, nn.Module], bool],
-    called: Container[str],
+    called: Calls,
     name: str,
 ) -> list[tuple[str, str]]:
     """The pairs in a part of a module that cannot be traced."""
-    if not isinstance(child, nn.Sequential) or name in called:
+    if not isinstance(child, nn.Sequential) or called[name]:
         return _neighbours(child, match, called, f"{name}.")
     return [
         (f"{part}.{first}", f"{part}.{second}")

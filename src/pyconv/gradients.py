@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .bypass import is_dual
+from .bypass import is_functional
 from .convolution import Geometry, computed_in, conv, conv_gradients, is_channels_last
 from .direct import grad_input, grad_weight
 from .lowering import (
@@ -32,7 +32,7 @@ __all__ = ["Ways", "convolve", "gradients", "gradients_by"]
 
 
 class Ways(NamedTuple):
-    """How to compute a convolution, its gradient of the input, and that of the weight."""
+    """How to compute a convolution, and its gradients with respect to input and weight."""
 
     forward: Lowering = NATIVE
     grad_input: Lowering = NATIVE
@@ -49,8 +49,7 @@ def convolve(
     x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
     bias = None if bias is None else bias.to(computed_in(bias))
     backward = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    tangents = any(t is not None and is_dual(t) for t in (x, weight, bias))
-    if not backward or tangents:
+    if not backward or is_functional():  # which follows operators alone
         return apply(x, *prepare(weight, bias, geometry, ways.forward), geometry, ways.forward)
     out: Tensor = _Convolution.apply(x, weight, bias, geometry, ways)
     return out
@@ -107,7 +106,7 @@ def gradients(
     lowering: Lowering,
     wanted: tuple[bool, bool] = (True, True),
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of the input and on the true weight, from that of the output.
+    """The gradients of the input and of the true weight, from that of the output.
 
     ``[N, out, *map]``, ``[N, in, *size]``, ``[out, in / g, *k]`` -> as ``x`` and as ``weight``;
     None for one that is not wanted.

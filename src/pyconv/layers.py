@@ -80,7 +80,7 @@ def plan_levels(
     Raises:
         ValueError: naming the level, the numbers and the cure.
     """
-    in_channels, out_channels, sizes = _whole(in_channels), _whole(out_channels), _several(sizes)
+    in_channels, out_channels, sizes = whole(in_channels), whole(out_channels), _several(sizes)
     if not sizes:
         raise ValueError(
             "pyconv_kernels is empty: a pyramid needs at least one level, such as (3, 5, 7, 9)."
@@ -119,14 +119,14 @@ def plan_levels(
     return tuple(Level(*row) for row in zip(channels, sizes, groups, strict=True))
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A whole number, such as NumPy's, as Python's; all else as it is, to be named in an error."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def _several(values: Any) -> tuple[Any, ...]:
     """One number or several, as a tuple."""
-    return tuple(map(_whole, values if isinstance(values, Iterable) else (values,)))
+    return tuple(map(whole, values if isinstance(values, Iterable) else (values,)))
 
 
 def _is_int(value: object) -> bool:
@@ -269,7 +269,7 @@ class _PyConvNd(nn.Module):
 
     def _kind(self, level: Level) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
         """Plain with one group, but where oneDNN gets that wrong: see :func:`miscomputed`."""
-        right = level.kernel > 1 or self.in_channels >= 8
+        right = level.kernel > 1 or not 1 < self.in_channels < 8
         return self.conv if level.groups == 1 and right else self.grouped
 
     def add_levels(self, levels: Iterator[nn.Module]) -> None:
@@ -292,10 +292,11 @@ def _jointly_trainable(x: Tensor, levels: Sequence[nn.Module]) -> list[nn.Conv2d
     """The levels, if the kernels for the CPU may train them together; else None."""
     if not torch.is_grad_enabled() or not isinstance(x, Tensor) or is_transformed(x):
         return None
+    if not is_large_map(x):
+        return None
     plain = [level for level in levels if isinstance(level, nn.Conv2d) and _is_trainable(level)]
     ours = (
         len(plain) == len(levels) > 1
-        and is_large_map(x)
         and x.shape[1] == plain[0].in_channels
         and computed_in(x) in DTYPES
         and kernels.load(*HEADERS) is not None

@@ -12,7 +12,7 @@ Few channels per group leave most of a vector unit idle. Each way below gives th
 - **depthwise**: every channel convolved on its own, then a sum over each group's channels.
 - **direct**: kernels of our own for which no lane is idle (``direct.py``).
 
-Blocked and tiled fill up with zeros, so they agree for finite inputs only.
+All but native and direct multiply by zeros, so they agree for finite inputs only.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, TypeGuard, cast
 
@@ -22,8 +22,8 @@ __all__ = ["Called", "Seen", "is_grouped", "observe"]
 Seen = tuple[Problem, int]  # what a convolution has to do, and for how many images
 
 
-class Called(Container[str]):
-    """The names of the modules that an example calls; it is run once somebody asks.
+class Called(Mapping[str, int]):
+    """How often an example calls each module, by its name; it is run once somebody asks.
 
     ``example`` are the arguments of a call, or None for none. Floating ones are brought to the
     dtype of the model.
@@ -32,17 +32,23 @@ class Called(Container[str]):
     def __init__(self, model: nn.Module, example: tuple[Any, ...] | None) -> None:
         self.model, self.example = model, example
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
+    def __getitem__(self, name: str) -> int:
+        return self.times[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.times)
+
+    def __len__(self) -> int:
+        return len(self.times)
 
     @functools.cached_property
-    def names(self) -> set[str]:
-        found: set[str] = set()
+    def times(self) -> Counter[str]:
+        found: Counter[str] = Counter()
         if self.example is None:
             return found
 
         def note(name: str, *_: Any) -> None:
-            found.add(name)
+            found[name] += 1
 
         handles = [
             module.register_forward_pre_hook(partial(note, name))
@@ -61,7 +67,8 @@ class Called(Container[str]):
 def is_grouped(module: nn.Module) -> TypeGuard[Conv]:
     """Also a plain convolution of the user's own; not one that may compute otherwise."""
     plain = type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    if is_overridden(module) or not (plain or isinstance(module, GroupedConv)):
+    ours = isinstance(module, GroupedConv) and type(module).forward is GroupedConv.forward
+    if is_overridden(module) or not (plain or ours):
         return False
     conv = cast(Conv, module)
     return conv.groups > 1 and not isinstance(conv.padding, str)

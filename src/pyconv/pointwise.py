@@ -17,8 +17,8 @@ def pointwise(x: Tensor, conv: nn.Module) -> Tensor:
     """``conv(x)``: ``[N, in, H, W]`` -> ``[N, out, H, W]``.
 
     In training oneDNN brings the tensors of a convolution to another layout in every call, there
-    and back. In bfloat16 on a processor that multiplies matrices (AMX) that costs more than the
-    product, for which a channels-last map lies ready; in float32 nothing is won.
+    and back. In bfloat16 with AMX that costs more than the product, for which a channels-last map
+    lies ready; in float32 nothing is won.
     """
     if not _is_product(x, conv):
         out: Tensor = conv(x)

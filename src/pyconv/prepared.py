@@ -285,7 +285,17 @@ class Convert:
         return self.all(inputs), self.all(options)
 
     def all(self, inputs: Any) -> Any:
-        return tree_map_only(Tensor, self.one, inputs)
+        """The same with its tensors converted; what holds none to convert is the very object."""
+        if isinstance(inputs, Tensor):
+            return self.one(inputs)
+        if type(inputs) in (tuple, list):
+            converted = [self.all(each) for each in inputs]
+            same = all(new is old for new, old in zip(converted, inputs, strict=True))
+            return inputs if same else type(inputs)(converted)
+        if type(inputs) is dict and inputs:
+            by_name = {name: self.all(each) for name, each in inputs.items()}
+            return inputs if all(by_name[name] is inputs[name] for name in inputs) else by_name
+        return inputs
 
     def one(self, x: Tensor) -> Tensor:
         if not x.is_floating_point():

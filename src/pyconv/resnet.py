@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
 from .fork import fork
-from .layers import get_pyconv
+from .layers import get_pyconv, whole
 from .norms import norm_add_relu
 from .pointwise import pointwise
 
@@ -249,7 +249,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         num_classes = row.num_classes if num_classes is None else num_classes
-        in_channels = row.in_channels if in_channels is None else in_channels
+        in_channels = whole(row.in_channels if in_channels is None else in_channels)
         _check_options(num_classes, in_channels, dropout, output_stride)
         self.row = row
         self.norm_layer: NormLayer = norm_layer or nn.BatchNorm2d
@@ -374,7 +374,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError: if that is no number of classes.
         """
-        _check_whole("num_classes", num_classes, least=0)
+        num_classes = _check_whole("num_classes", num_classes, least=0)
         self.num_classes = num_classes
         where = self.conv1.weight
         self.fc: nn.Module = (
@@ -394,9 +394,11 @@ def _silence(norm: nn.Module) -> None:
     nn.init.zeros_(weight)
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
+def _check_whole(name: str, value: Any, least: int) -> int:
+    value = whole(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
+    return value
 
 
 def _check_options(num_classes: Any, in_channels: Any, dropout: Any, output_stride: Any) -> None:

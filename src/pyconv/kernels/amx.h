@@ -1,4 +1,4 @@
-// Tiles, where a processor multiplies matrices of bfloat16 (AMX).
+// Levels by AMX, whose tiles of registers are multiplied as matrices of bfloat16.
 //
 // The pixels of a group lie end to end in cells of DEPTH numbers, so that the taps of a row of a
 // kernel are one run of cells. A row of a tile is a cell, the next one that many pixels on: none

@@ -69,7 +69,7 @@ struct Frame {
 // The levels, those that `alike` says belong together in one list.
 template <typename T, typename Alike>
 std::vector<std::vector<const Level<T>*>> grouped(const std::vector<const Level<T>*>& levels,
-                                                 Alike alike) {
+                                                  Alike alike) {
   std::vector<std::vector<const Level<T>*>> lists;
   for (auto* level : levels) {
     auto list = std::find_if(lists.begin(), lists.end(),
