@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv, optimize
-from pyconv.layers import fitting_groups, pin, share_channels
+from pyconv.layers import pin
+from pyconv.levels import fitting_groups, share_channels
 
 GOLDENS = load("layer_goldens")
 

@@ -31,7 +31,8 @@ BELOW = {
         "rule": "lowering machine problem",
         "timing": "gradients lowering problem",
         "choice": "convolution direct gradients kernels lowering problem rule timing",
-        "layers": "choice convolution direct kernels lowering bypass pyramid",
+        "levels": "",
+        "layers": "levels choice convolution direct kernels lowering bypass pyramid",
         "files": "",
         "imagenet": "",
         "download": "files",
@@ -39,7 +40,7 @@ BELOW = {
         "cli": "",
         "pointwise": "convolution kernels bypass",
         "fork": "direct kernels bypass",
-        "resnet": "architectures fork layers norms pointwise",
+        "resnet": "architectures fork layers levels norms pointwise",
         "weights": "imagenet",
         "backbone": "resnet",
         "prepared": "bypass convolution direct lowering machine",
@@ -106,7 +107,17 @@ DOWNLOAD = [f"download/{path.stem}" for path in (ROOT / "download").glob("*.py")
 
 
 @pytest.mark.parametrize(
-    "module", ["architectures", "weights", "imagenet/__init__", "cli", "files", "recipe", *DOWNLOAD]
+    "module",
+    [
+        "architectures",
+        "levels",
+        "weights",
+        "imagenet/__init__",
+        "cli",
+        "files",
+        "recipe",
+        *DOWNLOAD,
+    ],
 )
 def test_data_and_download_know_nothing_of_torch(module: str) -> None:
     assert not imports(module)[1] & {"torch", "torchvision"}

@@ -7,10 +7,8 @@ Larger kernels take more groups, so that the cost of a pyramid stays near that o
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,135 +20,13 @@ from .choice import choose_all, grouped_conv
 from .convolution import Geometry, computed_in
 from .direct import HEADERS
 from .kernels import DTYPES
+from .levels import Level, per_dimension, plan_levels
 from .lowering import NATIVE, Lowering
 from .pyramid import convolve_levels
 
 __all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-
-
-class Level(NamedTuple):
-    """One level of a pyramid, decided and valid."""
-
-    out_channels: int
-    kernel: int
-    groups: int
-
-
-def share_channels(out_channels: int, levels: int) -> tuple[int, ...]:
-    """Share ``out_channels`` over the levels as the paper does (its table 1).
-
-    Each level takes one share; there are as many shares as the next power of two, and those left
-    over go to the largest kernels: 1; 1/2 1/2; 1/4 1/4 1/2; four quarters.
-
-    Raises:
-        ValueError: if the shares are not whole channels.
-    """
-    shares = 1 << (levels - 1).bit_length()
-    if out_channels < shares or out_channels % shares:
-        near = max(1, round(out_channels / shares)) * shares
-        raise ValueError(
-            f"out_channels={out_channels} cannot be shared out over {levels} levels: it must be "
-            f"a multiple of {shares}. Use {near}, or give one number of channels per level."
-        )
-    doubled = shares - levels  # this many levels, the last ones, take two shares
-    share = out_channels // shares
-    return (share,) * (levels - doubled) + (2 * share,) * doubled
-
-
-def fitting_groups(in_channels: int, out_channels: Sequence[int]) -> tuple[int, ...]:
-    """The paper's groups 1, 4, 8, 16, ... lowered per level until they divide its channels."""
-    groups = []
-    for index, channels in enumerate(out_channels):
-        wanted = 1 if index == 0 else 2 ** (index + 1)
-        common = math.gcd(in_channels, channels)
-        groups.append(max(g for g in range(1, wanted + 1) if common % g == 0))
-    return tuple(groups)
-
-
-def plan_levels(
-    in_channels: int,
-    out_channels: int | Sequence[int],
-    sizes: int | Sequence[int],
-    groups: int | Sequence[int] | None,
-) -> tuple[Level, ...]:
-    """Decide the levels of a pyramid, or say in the user's words why there is none.
-
-    Raises:
-        ValueError: naming the level, the numbers and the cure.
-    """
-    in_channels, out_channels, sizes = whole(in_channels), whole(out_channels), _several(sizes)
-    if not sizes:
-        raise ValueError(
-            "pyconv_kernels is empty: a pyramid needs at least one level, such as (3, 5, 7, 9)."
-        )
-    for number, kernel in enumerate(sizes, 1):
-        if not _is_int(kernel) or kernel < 1 or kernel % 2 == 0:
-            raise ValueError(
-                f"level {number}: kernel size {kernel!r} is not an odd positive number; an even "
-                "kernel cannot be centred, so its map would not fit the others. Use 3, 5, 7, 9, ..."
-            )
-    if not _is_int(in_channels) or in_channels < 1:
-        raise ValueError(f"in_channels={in_channels!r} must be a positive number of channels.")
-
-    if isinstance(out_channels, int):
-        channels = share_channels(out_channels, len(sizes))
-    else:
-        channels = _several(out_channels)
-    _check_length("out_channels", channels, sizes, "one int in all")
-    for number, count in enumerate(channels, 1):
-        if not _is_int(count) or count < 1:
-            raise ValueError(f"level {number}: out_channels {count!r} must be a positive number.")
-
-    if groups is None:
-        groups = fitting_groups(in_channels, channels)
-    groups = _several(groups)
-    _check_length("pyconv_groups", groups, sizes, "None to have them chosen")
-    for number, (count, group) in enumerate(zip(channels, groups, strict=True), 1):
-        common = math.gcd(in_channels, count)
-        if not _is_int(group) or group < 1 or common % group:
-            fits = ", ".join(str(g) for g in range(1, common + 1) if common % g == 0)
-            raise ValueError(
-                f"level {number}: {group!r} groups do not divide in_channels={in_channels} and "
-                f"out_channels={count}. Groups that do: {fits}; or pyconv_groups=None to have "
-                "them chosen."
-            )
-    return tuple(Level(*row) for row in zip(channels, sizes, groups, strict=True))
-
-
-def whole(value: Any) -> Any:
-    """A whole number, such as NumPy's, as Python's; all else as it is, to be named in an error."""
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
-
-
-def _several(values: Any) -> tuple[Any, ...]:
-    """One number or several, as a tuple."""
-    return tuple(map(whole, values if isinstance(values, Iterable) else (values,)))
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _per_dimension(name: str, given: int | Sequence[int], dims: int) -> Any:
-    values = _several(given)
-    values *= dims if len(values) == 1 else 1
-    if len(values) != dims or not all(_is_int(value) and value > 0 for value in values):
-        raise ValueError(
-            f"{name}={given!r} must be a positive whole number, or {dims} of them, one per "
-            "dimension of the map."
-        )
-    return values
-
-
-def _check_length(name: str, values: Sequence[int], sizes: Sequence[int], otherwise: str) -> None:
-    if len(values) != len(sizes):
-        raise ValueError(
-            f"{name} has {len(values)} entries and pyconv_kernels has {len(sizes)}: give one "
-            f"per level, or {otherwise}. Got {name}={tuple(values)}, "
-            f"pyconv_kernels={tuple(sizes)}."
-        )
 
 
 fx.wrap("grouped_conv")  # one node for symbolic tracing, which cannot follow a choice by shape
@@ -245,8 +121,8 @@ class _PyConvNd(nn.Module):
     ) -> None:
         super().__init__()
         levels = plan_levels(in_channels, out_channels, pyconv_kernels, pyconv_groups)
-        strides = _per_dimension("stride", stride, self.dims)
-        dilations = _per_dimension("dilation", dilation, self.dims)
+        strides = per_dimension("stride", stride, self.dims)
+        dilations = per_dimension("dilation", dilation, self.dims)
         self.in_channels = int(in_channels)
         self.out_channels = sum(level.out_channels for level in levels)
         self.add_levels(

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
 from .fork import fork
-from .layers import get_pyconv, whole
+from .layers import get_pyconv
+from .levels import whole
 from .norms import norm_add_relu
 from .pointwise import pointwise
 
