@@ -38,8 +38,8 @@ stub = types.ModuleType("pyconv")  # without torch, which would hide a growth
 stub.__path__ = [package]
 sys.modules["pyconv"] = stub
 import requests
-from pyconv.download import DriveFile, fetch
-import pyconv.download.transfer
+from pyconv.weights.drive import DriveFile, fetch
+import pyconv.weights.drive.transfer
 def kilobytes(name):
     return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])
 def bare():

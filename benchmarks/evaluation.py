@@ -31,7 +31,7 @@ from torchvision import transforms
 from pyconv import PyConvResNet50_Weights, get_model
 from pyconv.data import ImageList, find_images, make_loader
 from pyconv.evaluate import evaluate
-from pyconv.evaluate import main as pyconv_eval
+from pyconv.evaluate.__main__ import main as pyconv_eval
 
 PREPROCESS = PyConvResNet50_Weights.IMAGENET1K_V1.transforms()
 CLASSES = 10

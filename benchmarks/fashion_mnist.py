@@ -22,11 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from build_sample import CLASSES, read_idx
 from PIL import Image
 
 from pyconv.architectures import ARCHITECTURES
 from pyconv.resnet import ResNet
-from pyconv.sample.build import CLASSES, read_idx
 
 TINY = ARCHITECTURES["pyconvresnet_tiny"]
 PLANES = (22, 44, 66, 87)
@@ -75,7 +75,16 @@ def train(tree: Path, output: Path, model: str, epochs: int, seed: int, extra: l
         "--nesterov", "--weight-decay", 5e-4, "--no-decay-norms", "--min-scale", 0.6,
         "--crop", 28, "--resize", 28, "--mean", 0.2860, "--std", 0.3530, "--seed", seed,
     ]  # fmt: skip
-    command = [sys.executable, "-m", "pyconv.train", tree, "--model", model, "--output", output]
+    command = [
+        sys.executable,
+        "-m",
+        "pyconv.train",
+        tree,
+        "--model",
+        model,
+        "--output",
+        output,
+    ]
     subprocess.run(
         [str(word) for word in [*command, *recipe, *extra]],
         check=True,

@@ -23,12 +23,12 @@ from machine import describe
 
 import pyconv
 from pyconv import get_model
-from pyconv.convolution import Geometry
 from pyconv.layers import GroupedConv
-from pyconv.lowering import DIRECT, NATIVE, Lowering
-from pyconv.machine import computes_in, processor
-from pyconv.problem import Mode, Problem
-from pyconv.timing import measure
+from pyconv.onednn import Geometry
+from pyconv.speed.algorithms import DIRECT, NATIVE, Lowering
+from pyconv.speed.problem import Mode, Problem
+from pyconv.speed.timing import measure
+from pyconv.system.processor import computes_in, processor
 
 IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}
 IMAGES["pyconvresnet_tiny"] = (1, 28, 28)

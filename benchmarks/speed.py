@@ -36,9 +36,10 @@ from machine import describe
 from pairs import alternate, ratio
 from torch import Tensor, nn
 
-from pyconv import get_model, kernels, list_models, optimize
+from pyconv import get_model, list_models, optimize
 from pyconv.layers import pin
-from pyconv.machine import computes_in
+from pyconv.speed import kernels
+from pyconv.system.processor import computes_in
 
 MODELS = ("pyconvresnet50", "pyconvhgresnet50")
 BASELINE = "original float32"

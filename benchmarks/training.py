@@ -26,13 +26,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyconv import get_model, kernels
+from pyconv import get_model
 from pyconv.layers import PyConv2d
-from pyconv.learner import make_optimizer
-from pyconv.machine import computes_in
-from pyconv.memory import kept
-from pyconv.recipe import Recipe
+from pyconv.speed import kernels
+from pyconv.speed.memory import keep_memory
+from pyconv.system.processor import computes_in
 from pyconv.train import Engine, train
+from pyconv.train.recipe import Recipe
+from pyconv.train.step import make_optimizer
 
 UNCOUNTED = 3  # steps of a turn, before the one that is timed
 
@@ -129,7 +130,7 @@ def compare(name: str, batch: int, size: int, turns: int, device: torch.device, 
         for label, step in ways.items():
             # As pyconv-train holds memory, and as the original leaves it: what lies there before
             # a turn is another's, so the first steps of a turn do not count.
-            with contextlib.nullcontext() if label.startswith("original") else kept():
+            with contextlib.nullcontext() if label.startswith("original") else keep_memory():
                 taken = [timed(step, device) for _ in range(UNCOUNTED + 1)][-1]
             if turn >= 1:  # the first turn warms up
                 times[label].append(taken)

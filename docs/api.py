@@ -13,14 +13,20 @@ from pathlib import Path
 ROOMS = {
     "pyconv": "What `import pyconv` gives",
     "speed": "How it is computed",
-    "pyconv.checkpoint": "Reading checkpoints",
-    "pyconv.download": "Downloading",
+    "pyconv.weights.checkpoint": "Reading checkpoints",
+    "pyconv.weights.drive": "Downloading",
     "pyconv.data": "Images and preprocessing",
     "pyconv.evaluate": "Evaluation",
     "pyconv.train": "Training",
 }
 # Of rooms with little else for users.
-NAMES = {"speed": ["pyconv.layers.pin", "pyconv.kernels.disabled", "pyconv.memory.kept"]}
+NAMES = {
+    "speed": [
+        "pyconv.layers.pin",
+        "pyconv.speed.kernels.disabled",
+        "pyconv.speed.memory.keep_memory",
+    ]
+}
 
 
 def names(room: str) -> list[str]:

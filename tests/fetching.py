@@ -14,7 +14,7 @@ import pytest
 from drive_server import FILE_ID, Drive
 
 import pyconv
-from pyconv.download import DownloadError, DriveFile, Settings, fetch, read_record
+from pyconv.weights.drive import DownloadError, DriveFile, Settings, fetch, read_record
 
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 CONTENT = LEGACY_MAGIC + bytes(range(256)) * 1200
@@ -79,14 +79,14 @@ def fails(
     return message
 
 
-# The package itself imports torch; the client does not, and starts ten times faster without.
+# The packages around it import torch; the client does not, and starts ten times faster without.
 WORKER = """
 import sys, types
-package = types.ModuleType("pyconv")
-package.__path__ = [sys.argv[1]]
-sys.modules["pyconv"] = package
+for name, place in (("pyconv", ""), ("pyconv.weights", "/weights")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [sys.argv[1] + place]
 from pathlib import Path
-from pyconv.download import DriveFile, Settings, fetch
+from pyconv.weights.drive import DriveFile, Settings, fetch
 {before}
 file = DriveFile(sys.argv[3], "weights.pth")
 settings = Settings(first_wait=0, longest_wait=0.05, lock_wait=60)

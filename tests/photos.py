@@ -17,7 +17,7 @@ from torch import nn
 
 from pyconv import get_model
 
-DATA = Path(__file__).with_name("data")
+DATA = Path(__file__).with_name("goldens")
 SOURCES = json.loads((DATA / "imagenet_sources.json").read_text("utf-8"))
 LABELS = next(source["first"] for source in SOURCES if source["table"] == "labels")
 
@@ -107,7 +107,7 @@ def by_synset_in_val(root: Path, images: list[Photo]) -> list[str]:
 
 
 def all_synsets(root: Path, images: list[Photo]) -> list[str]:
-    from pyconv.imagenet import synsets
+    from pyconv.data.imagenet import synsets
 
     for synset in synsets():
         (root / synset).mkdir(parents=True)

@@ -17,7 +17,7 @@ import torch
 from drive_server import Drive
 
 from pyconv import PyConvResNet50_Weights, pyconvresnet50
-from pyconv.imagenet import synsets
+from pyconv.data.imagenet import synsets
 from pyconv.models import WEIGHTS
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 MODULES = {
     "pyconv-eval": "pyconv.evaluate",
     "pyconv-train": "pyconv.train",
-    "pyconv-weights": "pyconv.manage",
+    "pyconv-weights": "pyconv.weights",
 }
 
 

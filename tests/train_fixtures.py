@@ -17,7 +17,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from pyconv import pyconvresnet_tiny
-from pyconv.weights import sample_file
+from pyconv.weights.rows import sample_file
 
 ROOT = Path(__file__).parent.parent
 

@@ -4,9 +4,6 @@ import importlib
 from types import ModuleType
 
 from .backbone import Backbone
-from .checkpoint import CheckpointError
-from .choice import autotune
-from .download import DownloadError
 from .layers import PyConv1d, PyConv2d, PyConv3d, get_pyconv
 from .models import (
     get_model,
@@ -28,9 +25,12 @@ from .models import (
     resnet101,
     resnet152,
 )
-from .optimize import optimize
 from .resnet import PyConvBasicBlock1, PyConvBasicBlock2, PyConvBlock, ResNet
-from .weights import (
+from .speed.choice import autotune
+from .speed.optimize import optimize
+from .weights.checkpoint import CheckpointError
+from .weights.drive import DownloadError
+from .weights.rows import (
     PyConvHGResNet50_Weights,
     PyConvHGResNet101_Weights,
     PyConvHGResNet152_Weights,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .resnet import ResNet, stem
+from .resnet import ResNet, in_turn
 
 __all__ = ["Backbone"]
 
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         self.strides = tuple(model.strides[stage - 1] for stage in stages)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        x = stem(x, self.conv1, self.bn1, self.relu, self.maxpool)
+        x = in_turn([self.conv1, self.bn1, self.relu, self.maxpool], x)
         features: OrderedDict[str, Tensor] = OrderedDict()
         for number in range(1, self.stages[-1] + 1):
             x = self.get_submodule(f"layer{number}")(x)

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from . import kernels
-from .bypass import is_large_map, is_transformed, is_unmodified
-from .choice import choose_all, grouped_conv
-from .convolution import Geometry, computed_in
-from .direct import HEADERS
-from .kernels import DTYPES
 from .levels import Level, per_dimension, plan_levels
-from .lowering import NATIVE, Lowering
-from .pyramid import convolve_levels
+from .onednn import Geometry, computed_in
+from .speed import kernels
+from .speed.algorithms import NATIVE, Lowering
+from .speed.choice import choose_all, grouped_conv
+from .speed.direct import HEADERS
+from .speed.guard import is_large_map, is_transformed, is_unmodified
+from .speed.kernels import DTYPES
+from .speed.pyramid import convolve_levels
 
 __all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
 

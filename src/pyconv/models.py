@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import torch
 
-from . import checkpoint
-from . import weights as published
 from .architectures import ARCHITECTURES
 from .resnet import NormLayer, ResNet
-from .weights import WeightsEnum
+from .weights import checkpoint
+from .weights import rows as published
+from .weights.rows import WeightsEnum
 
 __all__ = [
     "get_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
-from .fork import fork
 from .layers import get_pyconv
 from .levels import whole
-from .norms import norm_add_relu
-from .pointwise import pointwise
+from .speed.fork import fork
+from .speed.norms import norm_add_relu
+from .speed.pointwise import pointwise
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
 
 NormLayer = Callable[[int], nn.Module]
 
 
-def stem(x: Tensor, conv: nn.Module, norm: nn.Module, relu: nn.Module, pool: nn.Module) -> Tensor:
-    """What comes before the stages: ``[N, in_channels, H, W]`` -> ``[N, C, H / s, W / s]``."""
-    out: Tensor = pool(norm_add_relu(conv(x), norm, relu))
-    return out
+def in_turn(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Call modules one after the other."""
+    for module in modules:
+        x = module(x)
+    return x
 
 
 class _ResidualBlock(nn.Module):
@@ -237,6 +238,8 @@ class ResNet(nn.Module):
         ValueError: if an option is out of its range.
     """
 
+    first_conv, classifier = "conv1", "fc"  # names of the modules that a checkpoint is adapted at
+
     def __init__(
         self,
         row: Architecture,
@@ -339,13 +342,18 @@ class ResNet(nn.Module):
                     _silence(module.last_norm)
 
     @property
+    def stem(self) -> list[nn.Module]:
+        """What is called before the stages, in order."""
+        return [self.conv1, self.bn1, self.relu, self.maxpool]
+
+    @property
     def stages(self) -> list[nn.Module]:
         """The stages in order: ``layer1``, ``layer2``, ..."""
         return [self.get_submodule(f"layer{n}") for n in range(1, len(self.row.stages) + 1)]
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """What comes before the stages: ``[N, in_channels, H, W]`` -> ``[N, C, H / s, W / s]``."""
-        return stem(x, self.conv1, self.bn1, self.relu, self.maxpool)
+        return in_turn(self.stem, x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, smaller by ``strides[-1]``, rounded up.

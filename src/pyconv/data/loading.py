@@ -1,0 +1,189 @@
+"""Images in, uint8 batches out: preprocessing, decoding, loaders.
+
+torchvision is imported when images are first touched, so that ``import pyconv`` stays as light as
+``import torch``. How images lie on the disk is the business of :mod:`pyconv.layouts`.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .folders import ImageList, find_images
+from .preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Batch", "Fault", "ImageList", "Preprocess", "find_images", "make_loader"]
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def decode(data: bytes, fast: bool = False) -> Image | Tensor:
+    """The picture in an image file: a PIL image, or for a JPEG that is to go fast uint8 [3, H, W].
+
+    An orientation stated in EXIF is not applied: the published accuracies were not measured so.
+
+    Raises:
+        OSError, ValueError, ...: whatever a damaged file makes a decoder raise.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise ValueError("the file is empty")
+    if fast and data.startswith(JPEG_MAGIC):
+        picture = _decode_jpeg(data)
+        if picture is not None:
+            return picture
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image of a kind that PIL knows") from error
+    image.load()
+    return image
+
+
+def _decode_jpeg(data: bytes) -> Tensor | None:
+    """A JPEG in colour or grey, decoded without PIL; None where that is not to be had."""
+    from PIL import Image
+
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        picture: Tensor = decode_jpeg(raw, ImageReadMode.UNCHANGED)
+    except (ImportError, RuntimeError):  # a torchvision without decoders, a damaged file: ask PIL
+        return None
+    if len(picture) not in (1, 3):  # CMYK, which Adobe inverts and PIL knows how
+        return None
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and picture[0].numel() > 2 * most:  # PIL refuses it: count the same
+        return None
+    return picture.expand(3, -1, -1)
+
+
+class Fault(NamedTuple):
+    """An image that could not be read, and why."""
+
+    position: int  # in the list of images
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with their labels; unpacks into ``pixels, labels``."""
+
+    pixels: Tensor  # uint8 [N, C, crop, crop]
+    labels: Tensor  # [N]
+    indices: Tensor  # [N], positions in the list of images
+    faults: tuple[Fault, ...]  # images that belong here but could not be read
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.pixels, self.labels))
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from where a GPU copies while the CPU goes on."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+class _Pixels(Dataset["tuple[Tensor, int, int] | Fault"]):
+    """Decoded, resized and cropped images with their labels and positions."""
+
+    def __init__(self, images: ImageList, preprocess: Preprocess, fast: bool) -> None:
+        self.images, self.preprocess = images, preprocess
+        self.fast = fast and len(preprocess.mean) == 3
+
+    def __len__(self) -> int:
+        return len(self.images.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int] | Fault:
+        path, label = self.images.samples[index]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of EXIF and palettes, which change no pixel
+                image = decode(self.images.read(index), self.fast)
+                return self.preprocess.pixels(image), label, index
+        except Exception as error:  # a damaged file can make a decoder fail in any way
+            return Fault(index, str(path), str(error) or type(error).__name__)
+
+    def collate(self, items: Sequence[tuple[Tensor, int, int] | Fault]) -> Batch:
+        read = [item for item in items if not isinstance(item, Fault)]
+        crop, channels = self.preprocess.crop, len(self.preprocess.mean)
+        pixels = [pixels for pixels, _, _ in read]
+        return Batch(
+            torch.stack(pixels) if pixels else torch.empty(0, channels, crop, crop).byte(),
+            torch.tensor([label for _, label, _ in read], dtype=torch.long),
+            torch.tensor([index for _, _, index in read], dtype=torch.long),
+            tuple(item for item in items if isinstance(item, Fault)),
+        )
+
+
+def make_loader(
+    images: ImageList,
+    preprocess: Preprocess,
+    batch_size: int = 64,
+    workers: int = 0,
+    *,
+    fast_decode: bool = False,
+    pin_memory: bool = False,
+    shard: tuple[int, int] = (0, 1),
+) -> DataLoader[Batch]:
+    """Batches of uint8 ``[N, C, crop, crop]`` with their labels ``[N]``, in order, each once.
+
+    An image that cannot be read is left out of its batch and named in ``batch.faults``.
+
+    Args:
+        images: What :func:`find_images` found.
+        preprocess: Sizes and statistics.
+        batch_size: Images in a batch; the last may have fewer.
+        workers: Processes that decode; 0 decodes in this one.
+        fast_decode: Decode JPEGs with torchvision and resize tensors, in half the time; pixels
+            differ by 1 of 255 here and there. Other files, and grey models, go the exact way.
+        pin_memory: Put the pixels into page-locked memory, for a GPU.
+        shard: ``(rank, size)``: only every size-th image, from the rank-th on. Nothing is padded,
+            so the shards of all ranks hold each image once.
+    """
+    # Once, before workers fork and before anyone looks at the clock.
+    import torchvision.transforms.v2.functional  # noqa: F401
+
+    rank, size = shard
+    pixels = _Pixels(images, preprocess, fast_decode)
+    return DataLoader(
+        pixels,  # type: ignore[arg-type]  # the collation makes a Batch of its items
+        batch_size=batch_size,
+        sampler=range(rank, len(pixels), size),
+        num_workers=workers,
+        collate_fn=pixels.collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+    )
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process; a worker that dies of it takes the batch in hand with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_if_orphaned()
+
+
+def leave_if_orphaned() -> None:
+    """End a loader's process whose parent is gone already: nobody else would.
+
+    PyTorch's workers do ask later on, but only whether they still have the parent that they began
+    with; one that is killed right after it started them is not missed.
+    """
+    parent = multiprocessing.parent_process()
+    is_known = multiprocessing.get_start_method() != "forkserver"  # which is the parent of all
+    if parent is not None and is_known and os.getppid() != parent.pid:
+        os._exit(1)

@@ -1,0 +1,357 @@
+"""Several convolutions of one input in one pass over it, by kernels of our own for the CPU.
+
+``kernels/`` says how they work. Where there are none the convolutions are computed as usual, so
+``torch.ops.pyconv.direct`` works everywhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from itertools import accumulate, zip_longest
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, library
+
+from ..onednn import Geometry, conv, conv_gradients
+from . import kernels
+from .kernels import DTYPES
+
+__all__ = [
+    "HEADERS",
+    "Task",
+    "add_up",
+    "direct",
+    "fits",
+    "grad_input",
+    "grad_inputs",
+    "grad_weight",
+    "grad_weights",
+    "pack",
+]
+
+HEADERS = (
+    *("vectors.h", "call.h", "lanes.h", "winograd.h", "amx.h", "direct.h"),
+    *("grad_weight.h", "grad_input.h", "sums.h"),
+)
+Biases = Sequence[Tensor | None]
+Task = Literal["forward", "grad_weight", "grad_input"]  # an entry of the kernels each
+
+
+def direct(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    geometries: Sequence[Geometry],
+    relu: bool = False,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """Convolve ``x`` with each weight and concatenate the maps, rectified if asked for.
+
+    ``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
+    The levels share stride, dilation and size of their maps. ``packed`` is what ``pack()``
+    made of the same weights, to save the time that it takes.
+    """
+    out: Tensor = torch.ops.pyconv.direct(x, weights, biases, *_numbers(geometries), relu, packed)
+    return out
+
+
+def pack(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor:
+    """The weights as the kernels want them here, bytes; none where there are no such kernels.
+
+    As an operator, so that compilers that freeze weights do it once and for all.
+    """
+    numbers = _numbers(geometries)
+    packed: Tensor = torch.ops.pyconv.direct_pack(weights, *numbers, kernels.version())
+    return packed
+
+
+def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
+    """What operators take instead: strides, paddings of all, dilations and groups."""
+    if len({(geometry.stride, geometry.dilation) for geometry in geometries}) > 1:
+        raise ValueError("the levels must share stride and dilation: convolve the others apart")
+    first = geometries[0]
+    padding = [size for geometry in geometries for size in geometry.padding]
+    return first.stride, padding, first.dilation, [geometry.groups for geometry in geometries]
+
+
+def grad_input(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of the input, from that of the map: ``[N, out, *map]`` -> as ``x``."""
+    gradient: Tensor = torch.ops.pyconv.direct_grad_input(grad, x, weight, *_numbers([geometry]))
+    return gradient
+
+
+def grad_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of a weight, from that of the map: ``[N, out, *map]`` -> as ``weight``."""
+    gradient: Tensor = torch.ops.pyconv.direct_grad_weight(grad, x, weight, *_numbers([geometry]))
+    return gradient
+
+
+def grad_inputs(
+    grad: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    starts: Sequence[int],
+) -> Tensor:
+    """The gradient of the input through several weights; ``starts`` as for :func:`grad_weights`."""
+    if _may_ask(x, [*weights, grad], geometries):
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        weights = [weight.contiguous() for weight in weights]
+        found = torch.empty_like(x, memory_format=torch.channels_last)
+        if _run("grad_input", found, grad, weights, [], geometries, starts=starts):
+            return found
+    rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
+    return add_up([conv_gradients(g, x, w, geometry, (True, False))[0] for g, w, geometry in rows])
+
+
+def grad_weights(
+    grad: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    starts: Sequence[int],
+) -> list[Tensor]:
+    """The gradients of several weights; ``starts`` says where in ``grad`` their maps begin.
+
+    Eager only: ``torch.compile`` cannot trace it, but :func:`grad_weight`, an operator.
+    """
+    if _may_ask(x, [*weights, grad], geometries):
+        x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+        layout = torch.contiguous_format
+        found = [torch.empty_like(weight, memory_format=layout) for weight in weights]
+        if _run("grad_weight", x, grad, found, [], geometries, starts=starts):
+            return found
+    rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
+    return [conv_gradients(g, x, w, geometry, (False, True))[1] for g, w, geometry in rows]
+
+
+def _parts(grad: Tensor, weights: Sequence[Tensor], starts: Sequence[int]) -> list[Tensor]:
+    rows = zip(weights, starts, strict=True)
+    return [grad.narrow(1, start, weight.shape[0]) for weight, start in rows]
+
+
+def add_up(maps: Sequence[Tensor]) -> Tensor:
+    """The sum of maps of one shape, which lie channels-last on the CPU."""
+    first = maps[0]
+    compiled = kernels.load(*HEADERS) if first.dtype in DTYPES else None
+    if len(maps) == 1 or compiled is None:
+        return sum(maps[1:], start=first)
+    maps = [one.contiguous(memory_format=torch.channels_last) for one in maps]
+    out = torch.empty_like(maps[0])
+    numbers = [out.data_ptr(), out.numel(), torch.get_num_threads(), len(maps)]
+    numbers += [one.data_ptr() for one in maps]
+    call = (ctypes.c_int64 * len(numbers))(*numbers)
+    getattr(compiled, f"add_up_{DTYPES[first.dtype]}")(call)
+    return out
+
+
+def fits(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    geometries: Sequence[Geometry],
+    task: Task = "forward",
+) -> bool:
+    """Whether the kernels can compute this; compiles them if they might."""
+    asked = _may_ask(x, weights, geometries)
+    return asked and _run(task, x, None, weights, [], geometries) > 0
+
+
+def _may_ask(x: Tensor, others: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
+    """Whether the kernels may be asked: images of the CPU, one dtype, and maps of one size.
+
+    The first of the others are the weights.
+    """
+    if any(tensor.device.type != "cpu" or tensor.dtype != x.dtype for tensor in (x, *others)):
+        return False
+    if x.dtype not in DTYPES or x.dim() != 4 or not x.numel():
+        return False
+    pairs = list(zip(others, geometries, strict=False))
+    if any(w.shape[1] * g.groups != x.shape[1] or w.shape[0] % g.groups for w, g in pairs):
+        return False
+    same = {(_map(x, weight, g), g.stride, g.dilation) for weight, g in pairs}
+    return len(same) == 1 and min(_map(x, *pairs[0])) > 0
+
+
+def _map(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, ...]:
+    return geometry.map_size(x.shape[2:], weight.shape[2:])
+
+
+def _run(
+    task: Task,
+    x: Tensor,
+    out: Tensor | None,
+    weights: Sequence[Tensor],
+    biases: Biases,
+    geometries: Sequence[Geometry],
+    relu: bool = False,
+    starts: Sequence[int] | None = None,
+    packed: Tensor | None = None,
+) -> int:
+    """More than 0 if the kernels fit: the bytes of the packed weights, where there are such.
+
+    ``x`` and ``out`` are channels-last, the weights contiguous. The maps are written to ``out``;
+    of a gradient ``out`` is that of the maps, and ``weights`` are written to. The maps lie one
+    behind the other in ``out``, or where ``starts`` says. Without ``out`` nothing is computed but
+    the weights ``packed``, if asked for.
+    """
+    compiled = kernels.load(*HEADERS)
+    if compiled is None:
+        return 0
+    images, channels, height, width = x.shape
+    first = geometries[0]
+    numbers = [0, 0] if out is None else [x.data_ptr(), out.data_ptr()]
+    numbers += [_address(packed), 0 if packed is None else packed.numel()]
+    numbers += [images, height, width, channels, *_map(x, weights[0], first)]
+    ends = list(accumulate(weight.shape[0] for weight in weights))
+    starts = [0, *ends[:-1]] if starts is None else starts
+    numbers += [ends[-1] if out is None else out.shape[1], *first.stride, *first.dilation]
+    numbers += [relu, torch.get_num_threads(), len(weights)]
+    asked = out is None and packed is None  # maybe of tensors that lie nowhere
+    for weight, bias, geometry, start in zip_longest(weights, biases, geometries, starts):
+        numbers += [0 if asked else _address(weight), _address(bias), weight.shape[0]]
+        numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, start]
+    call = (ctypes.c_int64 * len(numbers))(*numbers)
+    run = getattr(compiled, f"{task}_{DTYPES[x.dtype]}")
+    run.restype = ctypes.c_int64
+    return int(run(call))
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+OPERATORS = library.Library("pyconv", "FRAGMENT")
+OPERATORS.define(
+    "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
+    "int[] dilation, int[] groups, bool relu, Tensor? packed) -> Tensor"
+)
+OPERATORS.define(
+    "direct_pack(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups, "
+    "str version) -> Tensor"
+)
+for _name in ("direct_grad_input", "direct_grad_weight"):
+    OPERATORS.define(
+        f"{_name}(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, "
+        "int[] dilation, int[] groups) -> Tensor"
+    )
+
+
+def _geometries(
+    stride: list[int], padding: list[int], dilation: list[int], groups: list[int], *others: Any
+) -> list[Geometry]:
+    dims = len(stride)
+    return [
+        Geometry(g, tuple(stride), tuple(padding[n * dims : (n + 1) * dims]), tuple(dilation))
+        for n, g in enumerate(groups)
+    ]
+
+
+def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: Any) -> Tensor:
+    size = _map(x, weights[0], _geometries(*numbers)[0])
+    layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+    channels = sum(weight.shape[0] for weight in weights)
+    return torch.empty(
+        (x.shape[0], channels, *size), dtype=x.dtype, device=x.device, memory_format=layout
+    )
+
+
+def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
+    geometries = _geometries(*numbers)
+    *_, relu, packed = numbers
+    given = [bias for bias in biases if bias is not None]
+    if _may_ask(x, [*weights, *given], geometries):
+        out = _empty(x, weights, *numbers)
+        last = x.contiguous(memory_format=torch.channels_last)
+        weights = [weight.contiguous() for weight in weights]
+        biases = [None if bias is None else bias.contiguous() for bias in biases]
+        if _run("forward", last, out, weights, biases, geometries, relu, packed=packed):
+            return out
+    return _by_pytorch(x, weights, biases, *numbers)
+
+
+def _by_pytorch(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
+    levels = zip(weights, biases, _geometries(*numbers), strict=True)
+    maps = [conv(x, weight, bias, geometry) for weight, bias, geometry in levels]
+    out = _empty(x, weights, *numbers).copy_(torch.cat(maps, 1))
+    *_, relu, _ = numbers
+    return out.relu_() if relu else out
+
+
+def _direct_fake(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
+    return _empty(x, weights, *numbers)
+
+
+def _packed_bytes(
+    weights: Sequence[Tensor], geometries: Sequence[Geometry], to: Tensor | None
+) -> int:
+    """The bytes of the packed weights, whatever the size of the map; writes them if asked."""
+    first, weight = geometries[0], weights[0]
+    size = [d * (k - 1) + 1 for d, k in zip(first.dilation, weight.shape[2:], strict=True)]
+    shape = (1, weight.shape[1] * first.groups, *size)
+    x = torch.empty(shape, dtype=weight.dtype, device="meta")
+    return _run("forward", x, None, weights, [], geometries, packed=to)
+
+
+def _pack_on_cpu(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
+    packed = _pack_fake(weights, *numbers)
+    if packed.numel():
+        weights = [weight.contiguous() for weight in weights]
+        _packed_bytes(weights, _geometries(*numbers), packed)
+    return packed
+
+
+def _pack_fake(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
+    first = weights[0]
+    known = first.dim() == 4 and first.dtype in DTYPES and first.device.type == "cpu"
+    size = _packed_bytes(weights, _geometries(*numbers), None) if known else 0
+    return torch.empty(size, dtype=torch.uint8, device=first.device)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weights, biases, *numbers, relu, _ = inputs
+    ctx.geometries, ctx.biases = _geometries(*numbers), [bias is not None for bias in biases]
+    ctx.save_for_backward(x, output if relu else None, *weights)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, out, *weights = ctx.saved_tensors
+    if out is not None:
+        grad = torch.where(out <= 0, 0, grad)
+    grads = grad.split([weight.shape[0] for weight in weights], 1)
+    rows = list(zip(grads, weights, ctx.geometries, strict=True))
+    both = [conv_gradients(one, x, weight, geometry) for one, weight, geometry in rows]
+    grad_biases = [
+        one.sum((0, 2, 3)) if has else None for one, has in zip(grads, ctx.biases, strict=True)
+    ]
+    grad_x = torch.stack([a for a, _ in both]).sum(0)
+    return grad_x, [b for _, b in both], grad_biases, None, None, None, None, None, None
+
+
+def _grad_input_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return grad_inputs(grad, x, [weight], _geometries(*numbers), [0])
+
+
+def _grad_input_fake(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _grad_weight_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return grad_weights(grad, x, [weight], _geometries(*numbers), [0])[0]
+
+
+def _grad_weight_fake(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+OPERATORS.impl("direct", _on_cpu, "CPU")
+OPERATORS.impl("direct", _by_pytorch, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_grad_input", _grad_input_on_cpu, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_grad_weight", _grad_weight_on_cpu, "CompositeExplicitAutograd")
+OPERATORS.impl("direct_pack", _pack_on_cpu, "CompositeExplicitAutograd")
+library.register_fake("pyconv::direct", _direct_fake, lib=OPERATORS)
+library.register_fake("pyconv::direct_pack", _pack_fake, lib=OPERATORS)
+library.register_fake("pyconv::direct_grad_input", _grad_input_fake, lib=OPERATORS)
+library.register_fake("pyconv::direct_grad_weight", _grad_weight_fake, lib=OPERATORS)
+library.register_autograd("pyconv::direct", _backward, setup_context=_setup_context, lib=OPERATORS)

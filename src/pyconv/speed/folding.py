@@ -1,0 +1,181 @@
+"""What follows a convolution: found in the graph of a model, and folded into it."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from ..layers import GroupedConv, _PyConvNd
+from .guard import is_overridden
+from .prepared import Conv
+
+__all__ = ["fold", "foldable", "is_joinable_relu", "pairs", "replace"]
+
+Calls = Mapping[str, int]  # how often modules are called, by name; empty where nobody knows
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def pairs(
+    model: nn.Module, match: Callable[[nn.Module, nn.Module], bool], called: Calls
+) -> dict[str, str]:
+    """The names of modules of which the second alone reads the output of the first.
+
+    What cannot be traced symbolically is entered part by part, and somebody may call modules inside
+    a part by themselves. If there is an example, they must be ``called`` as often as the part is;
+    without one, an ``nn.Sequential`` is not looked into, whose parts are called so most.
+    """
+    names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    return {
+        first: second
+        for first, second in _neighbours(_shadow(model), match, called)
+        # A module of several names may be used elsewhere as well.
+        if names[id(model.get_submodule(first))] == names[id(model.get_submodule(second))] == 1
+    }
+
+
+def _shadow(model: nn.Module) -> nn.Module:
+    """A copy with the same tensors: where a forward changes its module, tracing it does as well."""
+    tensors = chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _neighbours(
+    model: nn.Module,
+    match: Callable[[nn.Module, nn.Module], bool],
+    called: Calls,
+    prefix: str = "",
+) -> list[tuple[str, str]]:
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # a forward that depends on data, which says nothing of the parts of it
+        return [
+            (f"{name}.{first}", f"{name}.{second}")
+            for name, child in model.named_children()
+            for first, second in _inside(child, match, called, f"{prefix}{name}")
+        ]
+    # Weights that others read as well.
+    read = {id(_attribute(model, str(node.target))) for node in graph.nodes if _is_read(node)}
+    nodes = [node for node in graph.nodes if node.op == "call_module"]
+    calls = Counter(str(node.target) for node in nodes)
+    return [
+        (str(source.target), str(node.target))
+        for node in nodes
+        for source in node.args[:1]
+        if isinstance(source, fx.Node)
+        and source.op == "call_module"
+        and list(source.users) == [node]
+        and calls[str(node.target)] == calls[str(source.target)] == 1
+        and _is_called_with(called, prefix, str(source.target), str(node.target))
+        and not read & _tensors(model, str(source.target), str(node.target))
+        and match(model.get_submodule(str(source.target)), model.get_submodule(str(node.target)))
+    ]
+
+
+def _is_called_with(called: Calls, prefix: str, *names: str) -> bool:
+    """Whether modules are called as often as the part they lie in, as far as an example shows."""
+    if not prefix or not called:  # asked in this order, for to know takes a call
+        return True
+    part = called[prefix.rstrip(".")]
+    return all(called[prefix + name] == part for name in names)
+
+
+def _tensors(model: nn.Module, *names: str) -> set[int]:
+    modules = [model.get_submodule(name) for name in names]
+    return {id(t) for m in modules for t in chain(m.parameters(), m.buffers())}
+
+
+def _attribute(model: nn.Module, path: str) -> object:
+    module, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(module), name)
+
+
+def _is_read(node: fx.Node) -> bool:
+    """Whether somebody takes the values of a tensor, not only what they are like."""
+    asked = [user.args[1] if user.target is getattr else None for user in node.users]
+    return node.op == "get_attr" and not {*asked} <= {"dtype", "device", "shape"}
+
+
+def _inside(
+    child: nn.Module,
+    match: Callable[[nn.Module, nn.Module], bool],
+    called: Calls,
+    name: str,
+) -> list[tuple[str, str]]:
+    """The pairs in a part of a module that cannot be traced."""
+    if not isinstance(child, nn.Sequential) or called[name]:
+        return _neighbours(child, match, called, f"{name}.")
+    return [
+        (f"{part}.{first}", f"{part}.{second}")
+        for part, module in child.named_children()
+        for first, second in _inside(module, match, called, f"{name}.{part}")
+    ]
+
+
+class _Tracer(fx.Tracer):
+    """Looks inside everything but pyramids and their levels."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, (_PyConvNd, GroupedConv)) or super().is_leaf_module(module, name)
+
+
+def is_joinable_relu(_: nn.Module, relu: nn.Module) -> bool:
+    """Whether a ReLU may be done by the module before it, whichever that is."""
+    return type(relu) is nn.ReLU and not is_overridden(relu)
+
+
+def foldable(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether a batch norm may move into the convolution or pyramid before it."""
+    levels = conv.levels if isinstance(conv, _PyConvNd) else [conv]
+    return (
+        isinstance(norm, Norm)
+        and _computes_as_here(conv)
+        and norm.running_mean is not None
+        and all(isinstance(level, Conv) for level in levels)
+        and not any(
+            parametrize.is_parametrized(m) or is_overridden(m) for m in (conv, norm, *levels)
+        )
+    )
+
+
+def _computes_as_here(conv: nn.Module) -> bool:
+    """Whether a pyramid or level, which tracing does not look into, has the forward of its base."""
+    kinds = [kind for kind in (_PyConvNd, GroupedConv) if isinstance(conv, kind)]
+    return all(type(conv).forward is kind.forward for kind in kinds)
+
+
+@torch.no_grad()
+def fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Move what a batch norm does into the convolution before it, in float64 whatever the dtype."""
+    conv, norm = model.get_submodule(conv_name), cast(Any, model.get_submodule(norm_name))
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    first = 0
+    for level in cast(list[Conv], conv.levels if isinstance(conv, _PyConvNd) else [conv]):
+        weight, share = level.weight, slice(first, first + level.out_channels)
+        first += level.out_channels
+        bias = shift[share]
+        if level.bias is not None:
+            bias = bias + level.bias.double() * scale[share]
+        scaled = weight.double() * scale[share].reshape(-1, *(1,) * (weight.dim() - 1))
+        level.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=False)
+        level.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+    replace(model, norm_name, nn.Identity())
+
+
+def replace(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    if not name:
+        return module
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)
+    return root

@@ -1,0 +1,213 @@
+"""Batch norms in training, with the sum and the ReLU behind them in one pass there and one back.
+
+A norm, a sum and a ReLU do little arithmetic and read and write all maps anew: one after the other
+they take a third of a training step on the CPU. ``kernels/norms.h`` does the three at once, where
+it can; elsewhere the modules are called one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import kernels
+from .guard import is_dual, is_large_map, is_transformed, is_unmodified
+from .kernels import DTYPES
+
+__all__ = ["HEADERS", "norm_add_relu"]
+
+HEADERS = ("vectors.h", "norms.h")
+CHANNELS = 16  # a multiple of which the kernels want: the widest vector
+
+
+def norm_add_relu(
+    x: Tensor, norm: nn.Module, relu: nn.Module | None = None, shortcut: Tensor | None = None
+) -> Tensor:
+    """``relu(norm(x) + shortcut)``, without those that are not given.
+
+    ``[N, C, H, W]`` and a shortcut of the same shape -> ``[N, C, H, W]``. Computed at once in
+    training on the CPU, for channels-last maps in float32 or bfloat16, if the norm is a plain
+    ``nn.BatchNorm2d`` and the activation a plain ``nn.ReLU``, without hooks.
+    """
+    if _is_ours(x, norm, relu, shortcut):
+        assert isinstance(norm, nn.BatchNorm2d)
+        out: Tensor = _NormAddRelu.apply(
+            x, norm.weight, norm.bias, shortcut, norm, relu is not None
+        )
+        return out
+    out = norm(x)
+    if shortcut is not None:
+        out = out + shortcut
+    return out if relu is None else relu(out)
+
+
+def _is_ours(x: Tensor, norm: nn.Module, relu: nn.Module | None, shortcut: Tensor | None) -> bool:
+    return (
+        norm.training
+        and type(norm) is nn.BatchNorm2d
+        and isinstance(x, Tensor)
+        and not is_transformed(x)
+        and is_unmodified(norm)
+        and (relu is None or (type(relu) is nn.ReLU and is_unmodified(relu)))
+        and _has_statistics(norm)
+        and is_large_map(x)
+        and x.dtype in DTYPES
+        and x.numel() > x.shape[1]
+        and x.shape[1] == norm.num_features
+        and x.shape[1] % CHANNELS == 0
+        and (shortcut is None or _is_alike(shortcut, x))
+        and kernels.load(*HEADERS) is not None
+    )
+
+
+def _has_statistics(norm: nn.BatchNorm2d) -> bool:
+    """Whether a norm has all that the kernels read and write, as they want it."""
+    tensors = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return (
+        norm.track_running_stats
+        and norm.momentum is not None
+        and all(
+            t is not None
+            and type(t) in (Tensor, nn.Parameter)
+            and t.is_cpu
+            and t.dtype == torch.float32
+            and t.is_contiguous()
+            for t in tensors
+        )
+    )
+
+
+def _is_alike(shortcut: Tensor, x: Tensor) -> bool:
+    return (
+        type(shortcut) is Tensor
+        and shortcut.shape == x.shape
+        and shortcut.dtype == x.dtype
+        and shortcut.is_cpu
+        and not is_dual(shortcut)
+    )
+
+
+class _Call(ctypes.Structure):
+    """What ``kernels/norms.h`` calls Norm."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "x",
+                "shortcut",
+                "grad",
+                "out",
+                "grad_x",
+                "grad_shortcut",
+                "weight",
+                "bias",
+                "mean",
+                "deviation",
+                "running_mean",
+                "running_variance",
+                "grad_weight",
+                "grad_bias",
+            )
+        ),
+        *((name, ctypes.c_int64) for name in ("rows", "channels", "relu", "threads")),
+        *((name, ctypes.c_double) for name in ("epsilon", "momentum")),
+    ]
+
+
+def _call(entry: str, x: Tensor, tensors: dict[str, Tensor | None], **numbers: Any) -> None:
+    compiled = kernels.load(*HEADERS)
+    assert compiled is not None
+    pointers = {name: t.data_ptr() for name, t in tensors.items() if t is not None}
+    channels = x.shape[1]
+    call = _Call(
+        x=x.data_ptr(),
+        rows=x.numel() // channels,
+        channels=channels,
+        threads=torch.get_num_threads(),
+        **pointers,
+        **numbers,
+    )
+    getattr(compiled, f"{entry}_{DTYPES[x.dtype]}")(ctypes.byref(call))
+
+
+class _NormAddRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        shortcut: Tensor | None,
+        norm: nn.BatchNorm2d,
+        relu: bool,
+    ) -> Tensor:
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        if shortcut is not None:
+            shortcut = shortcut.contiguous(memory_format=torch.channels_last)
+        out = torch.empty_like(x)
+        mean, deviation = torch.empty_like(weight), torch.empty_like(weight)
+        tensors = {
+            "shortcut": shortcut,
+            "out": out,
+            "weight": weight,
+            "bias": bias,
+            "mean": mean,
+            "deviation": deviation,
+            "running_mean": norm.running_mean,
+            "running_variance": norm.running_var,
+        }
+        _call("norm_forward", x, tensors, relu=relu, epsilon=norm.eps, momentum=norm.momentum)
+        ctx.relu, ctx.epsilon = relu, norm.eps
+        # What the ReLU lets through is seen from x again, but for a sum, from the result.
+        seen = out if relu and shortcut is not None else None
+        ctx.save_for_backward(x, weight, bias, mean, deviation, seen)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, deviation, out = ctx.saved_tensors
+        if torch.is_grad_enabled() or kernels.load(*HEADERS) is None:
+            return _by_pytorch(ctx, grad)  # a gradient is wanted of the gradient; or disabled since
+        # What was saved may have been elsewhere in between, and come back otherwise.
+        x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+        if out is not None:
+            out = out.contiguous(memory_format=torch.channels_last)
+        grad_x, grad_weight, grad_bias = (torch.empty_like(t) for t in (x, weight, bias))
+        # Of a sum without a ReLU the gradient goes through as it is.
+        grad_shortcut = None if out is None else torch.empty_like(x)
+        tensors = {
+            "grad": grad,
+            "out": out,
+            "grad_x": grad_x,
+            "grad_shortcut": grad_shortcut,
+            "weight": weight,
+            "bias": bias,
+            "mean": mean,
+            "deviation": deviation,
+            "grad_weight": grad_weight,
+            "grad_bias": grad_bias,
+        }
+        _call("norm_backward", x, tensors, relu=ctx.relu)
+        if ctx.needs_input_grad[3] and grad_shortcut is None:
+            grad_shortcut = grad
+        return grad_x, grad_weight, grad_bias, grad_shortcut, None, None
+
+
+def _by_pytorch(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The same gradients, by operators that can be differentiated again."""
+    x, weight, bias, mean, deviation, out = ctx.saved_tensors
+    if ctx.relu:
+        if out is None:
+            scale = weight.detach() * deviation
+            shift = bias.detach() - mean * scale
+            out = x.detach() * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+        grad = torch.where(out.detach() <= 0, 0, grad)
+    grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+        grad, x, weight, None, None, mean, deviation, True, ctx.epsilon, [True] * 3
+    )
+    return grad_x, grad_weight, grad_bias, grad if ctx.needs_input_grad[3] else None, None, None

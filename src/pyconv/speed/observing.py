@@ -1,0 +1,125 @@
+"""What an example shows of a model: which modules it calls, and what convolutions have to do."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..layers import GroupedConv
+from .guard import is_overridden
+from .prepared import Conv, Convert, geometry_of
+from .problem import Problem, problem_of
+
+__all__ = ["Called", "Seen", "is_grouped", "observe"]
+
+Seen = tuple[Problem, int]  # what a convolution has to do, and for how many images
+
+
+class Called(Mapping[str, int]):
+    """How often an example calls each module, by its name; it is run once somebody asks.
+
+    ``example`` are the arguments of a call, or None for none. Floating ones are brought to the
+    dtype of the model.
+    """
+
+    def __init__(self, model: nn.Module, example: tuple[Any, ...] | None) -> None:
+        self.model, self.example = model, example
+
+    def __getitem__(self, name: str) -> int:
+        return self.times[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.times)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @functools.cached_property
+    def times(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        if self.example is None:
+            return found
+
+        def note(name: str, *_: Any) -> None:
+            found[name] += 1
+
+        handles = [
+            module.register_forward_pre_hook(partial(note, name))
+            for name, module in self.model.named_modules()
+        ]
+        dtypes = (p.dtype for p in self.model.parameters() if p.is_floating_point())
+        try:
+            with torch.no_grad():
+                self.model(*Convert(next(dtypes, None), images=False).all(self.example))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+
+def is_grouped(module: nn.Module) -> TypeGuard[Conv]:
+    """Also a plain convolution of the user's own; not one that may compute otherwise."""
+    plain = type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    ours = isinstance(module, GroupedConv) and type(module).forward is GroupedConv.forward
+    if is_overridden(module) or not (plain or ours):
+        return False
+    conv = cast(Conv, module)
+    return conv.groups > 1 and not isinstance(conv.padding, str)
+
+
+@torch.no_grad()
+def observe(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    first: dict[str, Conv],
+    relus: dict[str, str],
+) -> tuple[dict[str, Seen], dict[str, str]]:
+    """What convolutions have to do when the model runs, and for how many images.
+
+    Of each grouped one, and of those that are ``first`` in a module, by its name. And of
+    ``relus``, by the name of such a module, those that took its output, once.
+    """
+    seen: dict[str, Seen] = {}
+    calls: Counter[str] = Counter()
+    outputs: dict[str, Any] = {}
+    met: dict[str, str] = {}
+
+    def note(name: str, module: nn.Module, args: Any, options: dict[str, Any]) -> None:
+        x, conv = [*args, *options.values()][0], first.get(name, cast(Conv, module))
+        if conv.padding_mode != "zeros":
+            x = F.pad(x, list(conv._reversed_padding_repeated_twice), conv.padding_mode)
+        if x.dim() == conv.weight.dim():
+            problem = problem_of(x, conv.weight, geometry_of(conv), "prepared")
+            seen.setdefault(name, (problem, x.shape[0]))
+
+    def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        calls[name] += 1
+        outputs[name] = output
+
+    def meet(name: str, relu: nn.Module, args: Any, options: dict[str, Any]) -> None:
+        calls[relus[name]] += 1
+        if [*args, *options.values()][0] is outputs.get(name):
+            met[name] = relus[name]
+
+    handles = [
+        module.register_forward_pre_hook(partial(note, name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if is_grouped(module) or name in first
+    ]
+    for name, relu in relus.items():
+        one, other = model.get_submodule(name), model.get_submodule(relu)
+        handles.append(one.register_forward_hook(partial(keep, name)))
+        handles.append(other.register_forward_pre_hook(partial(meet, name), with_kwargs=True))
+    try:
+        model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen, {name: relu for name, relu in met.items() if calls[name] == calls[relu] == 1}

@@ -1,0 +1,267 @@
+"""An equivalent, faster model for inference: norms folded, every level computed its fastest way."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import GroupedConv2d, _PyConvNd
+from ..system.processor import computes_in
+from .algorithms import Lowering
+from .direct import fits
+from .folding import fold, foldable, is_joinable_relu, pairs, replace
+from .guard import is_overridden
+from .observing import Called, Seen, is_grouped, observe
+from .prepared import (
+    Conv,
+    Convert,
+    ConvertBack,
+    DirectPyramid,
+    Frozen,
+    PreparedConv,
+    WinogradConv2d,
+    geometry_of,
+)
+from .problem import ones, problem_of
+from .table import nearest
+from .timing import fastest, race
+
+__all__ = ["optimize"]
+
+
+def optimize(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+) -> nn.Module:
+    """Return an equivalent model for inference that runs faster.
+
+    Batch norms are folded into the convolutions before them, images run channels-last, and each
+    grouped convolution runs the fastest equal way, with its weights prepared once. The result is
+    of the same class and has its methods, without gradients; it can be saved, copied, exported and
+    compiled. ``model`` stays as it is.
+
+    Args:
+        model: Any module in eval mode; what it holds besides pyramids runs as before.
+        example_inputs: What it will be called with: the ways are timed on it, on its device.
+            Without it a rule decides that was measured beforehand.
+        dtype: Convert to this dtype, inputs of a call included; outputs come in it. Default: as
+            it is. A processor without arithmetic of its own for it computes in float32.
+        compile: Run the result through ``torch.compile`` with frozen weights; the first call for
+            each shape takes its time.
+
+    Raises:
+        ValueError: if the model is in training mode.
+
+    Example:
+        >>> fast = optimize(model.eval(), images, dtype=torch.bfloat16)
+        >>> logits = fast(images)
+    """
+    busy = next((name for name, module in model.named_modules() if module.training), None)
+    if busy is not None:
+        what = f"its {busy!r}" if busy else "this one"
+        raise ValueError(
+            f"optimize() makes a model for inference, and {what} is in training mode. Call "
+            "model.eval() first; train on the model itself."
+        )
+    fast = _copy(model).requires_grad_(False)
+    asked = dtype or next((p.dtype for p in fast.parameters() if p.is_floating_point()), None)
+    on = next((p.device.type for p in fast.parameters()), "cpu")
+    if asked is not None and not computes_in(on, asked):
+        dtype = torch.float32  # faster, and nearer to the truth
+    example = None if example_inputs is None else _tuple(example_inputs)
+    called = Called(fast, example)
+    norms = pairs(fast, foldable, called)
+    relus = pairs(fast, is_joinable_relu, called)
+    for conv_name, norm_name in norms.items():
+        fold(fast, conv_name, norm_name)
+    # Where a norm stood between, a ReLU reads the convolution now.
+    relus = {conv: relus[norm] for conv, norm in norms.items() if norm in relus} | relus
+    convert = _lay_out(fast, dtype)
+    if example is None:
+        fast = _prepare_grouped(fast, {}, compile)
+    else:
+        fast = _choose_by(convert.all(example), fast, relus, compile)
+    back = ConvertBack(asked if dtype is not None and dtype != asked else None)
+    if compile:
+        return Frozen(fast, convert, back).eval()
+    fast.register_forward_pre_hook(convert, with_kwargs=True)
+    if back.dtype is not None:
+        fast.register_forward_hook(back)
+    return fast.eval()
+
+
+def _tuple(inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy, also of weights that are computed, as pruning leaves them."""
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+
+
+def _lay_out(model: nn.Module, dtype: torch.dtype | None) -> Convert:
+    """Bring weights to a dtype and to channels-last; what brings inputs there."""
+    if dtype is not None:
+        model.to(dtype)
+    flat = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for module in flat:
+        # With one channel both layouts are one, which torch.compile confuses when it freezes.
+        if module.in_channels > 1:
+            module.to(memory_format=torch.channels_last)
+    return Convert(dtype, images=bool(flat))
+
+
+def _prepare_grouped(model: nn.Module, seen: Mapping[str, Seen], compiled: bool) -> nn.Module:
+    """Every grouped convolution in its best way: timed on what was seen of it, else by the rule."""
+    timed: dict[Seen, Lowering] = {}
+    for name, module in list(model.named_modules()):
+        if is_grouped(module):
+            lowering = _decide(module, seen.get(name), timed, compiled)
+            model = replace(model, name, PreparedConv(module, lowering))
+    return model
+
+
+@torch.no_grad()
+def _choose_by(
+    inputs: tuple[Any, ...], model: nn.Module, relus: dict[str, str], compiled: bool
+) -> nn.Module:
+    """All that is timed on an example: grouped convolutions, pyramids as a whole, plain 3x3 ones.
+
+    ``relus`` names the ReLUs that alone read the output of a module.
+    """
+    pyramids = _joinable(model)
+    plain = _winograd_candidates(model) if compiled else {}
+    first = {name: levels[0] for name, levels in pyramids.items()} | plain
+    relus = {name: relus[name] for name in first if name in relus}
+    seen, relus = observe(model, inputs, first, relus)
+    model = _prepare_grouped(model, seen, compiled)
+    chosen: dict[str, DirectPyramid | WinogradConv2d] = {}
+    apart: dict[Hashable, int] = {}  # how many levels are best left out of the one pass
+    for name in [name for name in pyramids if name in seen]:
+        pyramid = model.get_submodule(name)
+        joint = _join(pyramid, pyramids[name], seen[name], apart, compiled)
+        if joint is not None:
+            chosen[name] = joint
+            model = replace(model, name, joint)
+    wins: dict[Seen, bool] = {}
+    for name in [name for name in plain if name in seen]:
+        if _winograd_is_faster(plain[name], seen[name], wins):
+            chosen[name] = WinogradConv2d.take(plain[name])
+    for name in [name for name in chosen if name in relus]:
+        chosen[name].relu = True
+        model = replace(model, relus[name], nn.Identity())
+    return model
+
+
+def _joinable(model: nn.Module) -> dict[str, list[Conv]]:
+    """The levels of pyramids that are nothing but plain convolutions and a concatenation."""
+    return {
+        name: cast(list[Conv], list(module.levels))
+        for name, module in model.named_modules()
+        if isinstance(module, _PyConvNd)
+        and type(module).forward is _PyConvNd.forward
+        and all(type(level) in (nn.Conv2d, GroupedConv2d) for level in module.levels)
+        and all(_pads_with_zeros(level) for level in module.levels)
+        and not any(is_overridden(m) for m in module.modules())
+    }
+
+
+def _winograd_candidates(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """Plain convolutions that may run by Winograd; ``kernels/winograd.h`` knows for sure."""
+    pyramids = [module for module in model.modules() if isinstance(module, _PyConvNd)]
+    inside = {module for pyramid in pyramids for module in pyramid.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Conv2d
+        and module not in inside
+        and _pads_with_zeros(module)
+        and not is_overridden(module)
+        and module.weight.dtype == torch.float32
+        and (module.kernel_size, module.stride, module.dilation) == ((3, 3), (1, 1), (1, 1))
+        and module.groups == 1
+        and module.in_channels >= 64
+        and module.out_channels % 16 == 0
+    }
+
+
+def _pads_with_zeros(conv: nn.Module) -> bool:
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _decide(
+    conv: Conv,
+    seen: Seen | None,
+    timed: dict[Seen, Lowering],
+    compiled: bool,
+) -> Lowering:
+    """The way pinned, or the fastest on what was seen, or the one that the rule expects to be."""
+    pinned = getattr(conv, "lowering", None)
+    if pinned is not None:
+        return cast(Lowering, pinned)
+    if seen is None:
+        map_unknown = conv.weight.new_empty(1, conv.in_channels, *(0,) * len(conv.stride))
+        layout = torch.channels_last if map_unknown.dim() == 4 else torch.contiguous_format
+        x = map_unknown.contiguous(memory_format=layout)
+        return nearest(problem_of(x, conv.weight, geometry_of(conv), "prepared"))
+    if seen not in timed:
+        timed[seen] = fastest(*seen, compiled)
+    return timed[seen]
+
+
+def _join(
+    pyramid: nn.Module,
+    convs: list[Conv],
+    seen: Seen,
+    apart: dict[Hashable, int],
+    compiled: bool,
+) -> DirectPyramid | None:
+    """The pyramid with its levels in one pass, all or all grouped ones; None if it is faster."""
+    if any(getattr(conv, "lowering", None) for conv in convs):
+        return None  # pinned
+    problem, batch = seen
+    levels = list(cast(_PyConvNd, pyramid).levels)
+    x = ones(problem, batch, problem.in_channels, *problem.size)
+    shapes = tuple((conv.weight.shape, geometry_of(conv)) for conv in convs)
+    if (seen, shapes) not in apart:
+        grouped = [n for n, conv in enumerate(convs) if conv.groups > 1]
+        choices: dict[int, Callable[[], object]] = {}
+        for first in {0, min(grouped, default=0)}:
+            parts = [conv.weight for conv in convs[first:]]
+            if fits(x, parts, [geometry_of(conv) for conv in convs[first:]]):
+                joint = DirectPyramid(levels[:first], convs[first:])
+                choices[first] = partial(joint.run, x, joint.pack() if compiled else None)
+        choices[len(levels)] = partial(pyramid, x)
+        times = race(choices)
+        apart[seen, shapes] = min(times, key=times.__getitem__)
+    first = apart[seen, shapes]
+    if first == len(levels):
+        return None
+    return DirectPyramid(levels[:first], convs[first:], frozen=compiled)
+
+
+FEW = 64  # pixels: to read the weights, which are more for Winograd, takes longer than to compute
+
+
+def _winograd_is_faster(conv: nn.Conv2d, seen: Seen, wins: dict[Seen, bool]) -> bool:
+    problem, batch = seen
+    x = ones(problem, batch, problem.in_channels, *problem.size)
+    geometry = geometry_of(conv)
+    if batch * math.prod(problem.size) < FEW or not fits(x, [conv.weight], [geometry]):
+        return False
+    if seen not in wins:
+        other = WinogradConv2d.take(copy.copy(conv))
+        times = race({True: partial(other.run, x, *other.pack()), False: partial(conv, x)})
+        wins[seen] = times[True] < times[False]
+    return wins[seen]

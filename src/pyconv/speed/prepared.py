@@ -1,0 +1,323 @@
+"""What an optimised model is made of: convolutions prepared for inference, and what runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from types import FunctionType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
+
+from ..onednn import Geometry
+from ..system.processor import is_exporting
+from .algorithms import NATIVE, Lowering, apply, native, prepare, restore
+from .direct import direct, pack
+from .guard import is_functional
+
+__all__ = [
+    "Conv",
+    "Convert",
+    "ConvertBack",
+    "DirectPyramid",
+    "Frozen",
+    "PreparedConv",
+    "WinogradConv2d",
+    "geometry_of",
+]
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def geometry_of(conv: Conv) -> Geometry:
+    padding = conv.padding if conv.padding_mode == "zeros" else (0,) * len(conv.stride)
+    return Geometry(conv.groups, conv.stride, padding, conv.dilation)  # type: ignore[arg-type]
+
+
+# One node each for symbolic tracing, which cannot follow sizes.
+fx.wrap("_apply_prepared")
+fx.wrap("_convolve_together")
+
+
+class PreparedConv(nn.Module):
+    """A grouped convolution for inference, in the way decided, its weight prepared for that.
+
+    ``[N, in, *size]`` -> ``[N, out, *size / stride]``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: Conv, lowering: Lowering) -> None:
+        super().__init__()
+        self.geometry = geometry_of(conv)
+        self.lowering = lowering
+        self.shape = tuple(conv.weight.shape)  # before it was prepared
+        zeros = conv.padding_mode == "zeros"
+        self.before = [] if zeros else list(conv._reversed_padding_repeated_twice)
+        self.padding_mode = conv.padding_mode
+        weight, bias = prepare(conv.weight, conv.bias, self.geometry, lowering)
+        layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+        self.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.before:
+            x = F.pad(x, self.before, self.padding_mode)
+        return _apply_prepared(x, self.weight, self.bias, self.shape, self.geometry, self.lowering)
+
+    def extra_repr(self) -> str:
+        return f"{self.lowering}, groups={self.geometry.groups}, stride={self.geometry.stride}"
+
+
+def _apply_prepared(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    lowering: Lowering,
+) -> Tensor:
+    if x.dim() < weight.dim():
+        batch = _apply_prepared(x.unsqueeze(0), weight, bias, shape, geometry, lowering)
+        return batch.squeeze(0)
+    if _is_recorded() and not all(type(n) is int for n in x.shape[2:]):
+        # Tiles are laid out by the size of the map, which is left open.
+        weight, bias = restore(weight, bias, torch.Size(shape), geometry, lowering)
+        lowering = NATIVE
+    return apply(x, weight, bias, geometry, lowering)
+
+
+class DirectPyramid(nn.Module):
+    """A pyramid for inference whose levels are computed in one pass over the input, or some are.
+
+    ``[N, in, H, W]`` -> ``[N, sum(out), H / stride, W / stride]``, rectified with ``relu``.
+    """
+
+    relu = False
+
+    def __init__(
+        self, levels: Sequence[nn.Module], plain: Sequence[Conv], frozen: bool = False
+    ) -> None:
+        super().__init__()
+        self.frozen = frozen  # whether a compiler keeps what it finds to be constant
+        self.apart = nn.ModuleList(levels)  # the first ones of the pyramid
+        self.weights = nn.ParameterList(
+            nn.Parameter(conv.weight.contiguous(), requires_grad=False) for conv in plain
+        )
+        self.biases = nn.ParameterList(
+            nn.Parameter(_bias(conv), requires_grad=False) for conv in plain
+        )
+        self.geometries = [geometry_of(conv) for conv in plain]
+
+    def forward(self, x: Tensor) -> Tensor:
+        packs = self.frozen and torch.compiler.is_compiling()
+        return self.run(x, self.pack() if packs else None)
+
+    def run(self, x: Tensor, packed: Tensor | None) -> Tensor:
+        """Compute with what :meth:`pack` returned, or without."""
+        together = (list(self.weights), list(self.biases), self.geometries)
+        if not self.apart:
+            return _convolve_together(x, *together, self.relu, packed)
+        maps = [level(x) for level in self.apart]
+        out = torch.cat([*maps, _convolve_together(x, *together, False, packed)], -3)
+        return F.relu(out) if self.relu else out
+
+    def pack(self) -> Tensor:
+        """The weights of the levels in one pass, as the kernels want them."""
+        return pack(list(self.weights), self.geometries)
+
+
+def _convolve_together(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    geometries: list[Geometry],
+    relu: bool,
+    packed: Tensor | None,
+) -> Tensor:
+    """By the kernels, where they may run, else one after the other."""
+    if x.dim() < 4:
+        batch = x.unsqueeze(0)
+        return _convolve_together(batch, weights, biases, geometries, relu, packed).squeeze(0)
+    if _may_run_kernels(x):
+        return direct(x, weights, biases, geometries, relu, packed)
+    levels = zip(weights, biases, geometries, strict=True)
+    out = torch.cat([native(x, *level) for level in levels], 1)
+    return F.relu(out) if relu else out
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A plain 3x3 convolution that a compiler which freezes weights runs by Winograd's algorithm.
+
+    See ``kernels/winograd.h``. To all others it is the convolution that it was, but rectified with
+    ``relu``: ``[N, in, H, W]`` -> ``[N, out, *map]``.
+    """
+
+    relu = False
+
+    @staticmethod
+    def take(conv: nn.Conv2d) -> WinogradConv2d:
+        """Turn a convolution into one of these, for all who hold it, with all that it holds."""
+        conv.__class__ = WinogradConv2d
+        return cast(WinogradConv2d, conv)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and input.dim() == 4 and _may_run_kernels(input):
+            return self.run(input, *self.pack())
+        out = super().forward(input)
+        return F.relu(out) if self.relu else out
+
+    def pack(self) -> tuple[Tensor, Tensor]:
+        """The weight as the kernels read it, and as they want it packed."""
+        weight = self.weight.contiguous()
+        return weight, pack([weight], [geometry_of(self)])
+
+    def run(self, x: Tensor, weight: Tensor, packed: Tensor) -> Tensor:
+        """Compute by the kernels, with what :meth:`pack` returned."""
+        return direct(x, [weight], [self.bias], [geometry_of(self)], self.relu, packed)
+
+
+def _is_recorded() -> bool:
+    """Whether what is computed is only recorded, for where there are no kernels of our own."""
+    if torch.compiler.is_compiling():
+        return is_exporting()
+    return is_exporting() or torch._C._get_tracing_state() is not None
+
+
+def _may_run_kernels(x: Tensor) -> bool:
+    return not (
+        _is_recorded()
+        or is_functional()
+        or (x.requires_grad and torch.is_grad_enabled())
+        or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
+    )
+
+
+def _bias(conv: Conv) -> Tensor:
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+
+class Frozen(nn.Module):
+    """A module run through ``torch.compile`` with its weights frozen; also after loading it."""
+
+    def __init__(self, module: nn.Module, convert: Convert, back: ConvertBack) -> None:
+        super().__init__()
+        self.module = module
+        self.convert = convert
+        self.back = back
+        self._renew()
+
+    def _renew(self) -> None:
+        """Begin a program anew, of which the weights as they are now will be a part."""
+        # The calls from one kernel to the next in C++ as well.
+        self.on_cpu = all(p.device.type == "cpu" for p in self.module.parameters())
+        # Inductor packs what it freezes by oneDNN, which has no double precision.
+        self.freezes = not (
+            self.on_cpu and any(p.dtype == torch.float64 for p in self.module.parameters())
+        )
+        self._run = _compiled(self.module, self.back)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._renew()
+
+    def _apply(self, *arguments: Any) -> Any:  # as in .to()
+        moved = super()._apply(*arguments)  # type: ignore[no-untyped-call]
+        self._renew()
+        return moved
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        done = super().load_state_dict(*arguments, **options)
+        self._renew()
+        return done
+
+    def __getattr__(self, name: str) -> Any:  # such as channels, which a detector asks for
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        from torch._inductor import config  # takes a second to import
+
+        # Tracing has to see them as well: as options of torch.compile they do not take effect.
+        with torch.no_grad(), config.patch(freezing=self.freezes, cpp_wrapper=self.on_cpu):
+            return self._run(*self.convert.all(inputs), **self.convert.all(options))
+
+
+def _compiled(module: nn.Module, back: ConvertBack) -> Callable[..., Any]:
+    """``module``, compiled when first called, as a function with code of its own.
+
+    PyTorch keeps its programs with the code that they were made of, eight at most, and for each
+    call looks for the one that fits: models that share their code would take them from each other.
+    """
+
+    def run(*inputs: Any, **options: Any) -> Any:
+        return back.all(module(*inputs, **options))
+
+    code = run.__code__.replace(co_name=f"frozen_{next(_numbers)}")
+    own = FunctionType(code, globals(), closure=run.__closure__)
+    # Nobody asks whether the module has changed: its weights are part of the program.
+    ask = torch.compiler.skip_guard_on_all_nn_modules_unsafe
+    return torch.compile(own, options={"guard_filter_fn": ask})
+
+
+_numbers = count()
+
+
+class Convert:
+    """A forward pre-hook: brings floating inputs, nested as well, to a dtype and layout."""
+
+    def __init__(self, dtype: torch.dtype | None, images: bool) -> None:
+        self.dtype = dtype
+        self.images = images
+
+    def __call__(
+        self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.all(inputs), self.all(options)
+
+    def all(self, inputs: Any) -> Any:
+        """The same with its tensors converted; what holds none to convert is the very object."""
+        if isinstance(inputs, Tensor):
+            return self.one(inputs)
+        if type(inputs) in (tuple, list):
+            converted = [self.all(each) for each in inputs]
+            same = all(new is old for new, old in zip(converted, inputs, strict=True))
+            return inputs if same else type(inputs)(converted)
+        if type(inputs) is dict and inputs:
+            by_name = {name: self.all(each) for name, each in inputs.items()}
+            return inputs if all(by_name[name] is inputs[name] for name in inputs) else by_name
+        return inputs
+
+    def one(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        x = x.to(self.dtype or x.dtype)  # PyTorch is twice as fast at each as at both at once
+        if self.images and x.dim() == 4 and x.shape[1] > 1:
+            return x.contiguous(memory_format=torch.channels_last)
+        return x
+
+
+class ConvertBack:
+    """A forward hook: brings floating outputs to a dtype; None leaves them as they are."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> Any:
+        return self.all(outputs)
+
+    def all(self, outputs: Any) -> Any:
+        if self.dtype is None:
+            return outputs
+        return tree_map_only(
+            Tensor, lambda x: x.to(self.dtype) if x.is_floating_point() else x, outputs
+        )

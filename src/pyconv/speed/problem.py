@@ -1,0 +1,179 @@
+"""What a grouped convolution has to compute, and which ways of ``lowering.py`` may suit it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..onednn import Geometry, computed_in, is_channels_last, miscomputed
+from .algorithms import DIRECT, NATIVE, Lowering
+from .direct import Task, fits
+
+__all__ = [
+    "Mode",
+    "Problem",
+    "are_direct",
+    "candidates",
+    "goes_wrong",
+    "layout_of",
+    "ones",
+    "problem_of",
+]
+
+# What is computed: the output, or one of the gradients; or the output by a weight prepared
+# beforehand, which may be exported to where there are no kernels of our own.
+Mode = Task | Literal["prepared"]
+
+
+class Problem(NamedTuple):
+    """All that the choice of a lowering looks at."""
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...]
+    geometry: Geometry
+    size: tuple[int, ...]  # of the input's map
+    dtype: torch.dtype
+    channels_last: bool
+    device: str  # its type, such as "cpu"
+    mode: Mode
+
+    @property
+    def inputs(self) -> int:
+        """Input channels per group."""
+        return self.in_channels // self.geometry.groups
+
+    @property
+    def outputs(self) -> int:
+        """Output channels per group."""
+        return self.out_channels // self.geometry.groups
+
+
+def problem_of(x: Tensor, weight: Tensor, geometry: Geometry, mode: Mode) -> Problem:
+    """The problem of convolving such an input with such a weight, under autocast or not."""
+    return Problem(
+        in_channels=weight.shape[1] * geometry.groups,
+        out_channels=weight.shape[0],
+        kernel=tuple(weight.shape[2:]),
+        geometry=geometry,
+        size=tuple(x.shape[2:]),
+        dtype=computed_in(x),
+        channels_last=is_channels_last(x),
+        device=x.device.type,
+        mode=mode,
+    )
+
+
+TILE_SHAPES = {
+    1: ((2,), (4,), (8,)),
+    2: ((2, 1), (2, 2), (4, 1), (4, 2), (4, 4)),
+    3: ((1, 2, 1), (1, 2, 2), (2, 2, 2), (1, 4, 2)),
+}
+MERGES = (1, 2, 4, 8, 16)
+MERGES_OF_GPUS = (1, 2, 4, 8, 16, 32, 64)
+MOST_OUTPUTS = 32  # of a group as computed; two vectors of float32 are busy then
+MOST_ZEROS = 8  # multiply-adds computed for one that is wanted
+MOST_ZEROS_OF_HALVES = 16  # AMX has more of them to spare
+MOST_INPUTS_OF_GPUS, MOST_OUTPUTS_OF_GPUS = 512, 256  # of a group as computed
+
+
+def candidates(problem: Problem) -> list[Lowering]:
+    """The ways worth timing for a problem, native first."""
+    if problem.geometry.groups == problem.in_channels and problem.outputs == 1:
+        return [NATIVE]  # depthwise already
+    if problem.device != "cpu":
+        return _candidates_of_gpus(problem)
+    found = [NATIVE]
+    most_zeros = MOST_ZEROS if problem.dtype.itemsize >= 4 else MOST_ZEROS_OF_HALVES
+    if _is_direct(problem):
+        found.append(DIRECT)
+    if problem.outputs <= 4 and problem.dtype.itemsize >= 4:  # its sums are rounded
+        found.append(Lowering("depthwise"))
+    tiles = TILE_SHAPES[len(problem.kernel)] if problem.geometry.can_tile else ()
+    for merge in MERGES:
+        for tile in ((), *tiles):
+            lowering = Lowering("tiled" if tile else "blocked", merge, tile)
+            if (
+                problem.geometry.groups % merge == 0
+                and (merge > 1 or tile)
+                and problem.outputs * merge * math.prod(tile) <= MOST_OUTPUTS
+                and _zeros(problem, lowering) <= most_zeros
+                and not goes_wrong(problem, lowering)
+            ):
+                found.append(lowering)
+    return found
+
+
+def _candidates_of_gpus(problem: Problem) -> list[Lowering]:
+    """Tensor cores: zeros cost little, and groups of few channels leave them idle."""
+    found = [NATIVE]
+    groups = problem.geometry.groups
+    for merge in sorted({*MERGES_OF_GPUS, groups}):
+        if groups % merge or problem.inputs * merge > MOST_INPUTS_OF_GPUS:
+            continue
+        if merge > 1:
+            found.append(Lowering("blocked", merge))
+        outputs = 4 * problem.outputs * merge
+        tiles = problem.geometry.can_tile and len(problem.kernel) == 2
+        if tiles and merge in (1, 4, 16, groups) and outputs <= MOST_OUTPUTS_OF_GPUS:
+            found.append(Lowering("tiled", merge, (2, 2)))
+    return found
+
+
+def _is_direct(problem: Problem) -> bool:
+    """Whether the kernels of our own can compute a problem, and write what lies as it should."""
+    if problem.mode == "prepared" or len(problem.kernel) != 2:
+        return False
+    if problem.mode != "grad_weight" and not problem.channels_last:
+        return False
+    return are_direct((problem,), problem.mode)
+
+
+@functools.cache
+def are_direct(problems: tuple[Problem, ...], task: Task = "forward") -> bool:
+    """Whether the kernels of our own can compute the levels of a pyramid together."""
+    x = ones(problems[0], 1, problems[0].in_channels, *problems[0].size)
+    weights = [ones(p, p.out_channels, p.inputs, *p.kernel) for p in problems]
+    return fits(x, weights, [p.geometry for p in problems], task)
+
+
+def goes_wrong(problem: Problem, lowering: Lowering) -> bool:
+    """Whether a way would meet an error of oneDNN, and go round it slowly."""
+    geometry, tile = problem.geometry, lowering.tile or (1,) * len(problem.kernel)
+    rows = zip(problem.kernel, tile, geometry.stride, geometry.dilation, strict=True)
+    kernel = [k + (t - 1) * s // d for k, t, s, d in rows]
+    stride = tuple(s * t for s, t in zip(geometry.stride, tile, strict=True))
+    return miscomputed(
+        problem.size,
+        (problem.out_channels, problem.inputs * lowering.merge, *kernel),
+        geometry._replace(stride=stride),
+        problem.dtype,
+        problem.device,
+        learns=problem.mode == "grad_weight",
+    )
+
+
+def _zeros(problem: Problem, lowering: Lowering) -> float:
+    """Multiply-adds computed for each that is wanted."""
+    ratio = float(lowering.merge)
+    _, stride, _, dilation = problem.geometry
+    for k, s, d, t in zip(problem.kernel, stride, dilation, lowering.tile, strict=False):
+        ratio *= (k + (t - 1) * s // d) / k
+    return ratio
+
+
+def ones(problem: Problem, *shape: int) -> Tensor:
+    """Constant data as the problem has it: nobody's random state is touched."""
+    tensor = torch.ones(shape, dtype=problem.dtype, device=problem.device)
+    return tensor.contiguous(memory_format=layout_of(problem))
+
+
+def layout_of(problem: Problem) -> torch.memory_format:
+    dims = len(problem.size)
+    if not problem.channels_last or dims == 1:
+        return torch.contiguous_format
+    return (torch.channels_last, torch.channels_last_3d)[dims - 2]

@@ -1,0 +1,106 @@
+"""The files of a training run: written whole or not at all, read without trusting them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..system.files import replacing
+from ..weights.checkpoint import CheckpointError
+
+__all__ = ["read_best", "read_state", "write_state"]
+
+FORMAT = 1
+BEST = {
+    "format": int,
+    "state_dict": Mapping,  # the weights to use: averaged ones where the recipe averages
+    "run": dict,  # what must be the same for a run to go on
+    "history": list,
+}
+PARTS = BEST | {
+    "position": dict,
+    "training": dict,  # the live weights, optimizer, scaler and averages
+}
+
+
+def write_state(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint of tensors and plain values.
+
+    Raises:
+        OSError: if it cannot be written; it says that the one before is intact.
+    """
+    try:
+        with replacing(path) as file:
+            torch.save(dict(content), file)
+    except (OSError, RuntimeError) as error:  # PyTorch wraps what the disk says
+        cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+        reason = (isinstance(cause, OSError) and cause.strerror) or str(error).splitlines()[0]
+        kept = "What it held before is intact" if path.exists() else "Nothing was written"
+        raise OSError(
+            f"Cannot save {path}: {reason}. {kept}; make room and run the same command again."
+        ) from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read the checkpoint that a training run goes on from, onto the CPU.
+
+    Raises:
+        CheckpointError: if it is none, or is damaged.
+        FileNotFoundError: if there is no file at ``path``.
+    """
+    return _read(path, PARTS)
+
+
+def read_best(path: Path) -> dict[str, Any]:
+    """Read the weights of the best epoch with what is said about them, as :func:`read_state`."""
+    return _read(path, BEST)
+
+
+def _read(path: Path, parts: Mapping[str, type]) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path} to go on from.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sums(path)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of pyconv-train, or is damaged; nothing in it was executed. "
+            f"{_cure(path)}"
+        ) from error
+    except Exception as error:  # a damaged file can make the unpickler fail in any way
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({type(error).__name__}). {_cure(path)}"
+        ) from error
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(part), kind) for part, kind in parts.items()
+    ):
+        raise CheckpointError(
+            f"{path} holds no state of a training run: it may be weights alone, which --weights "
+            "starts from."
+        )
+    if content["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {content['format']} and this version reads {FORMAT}. Go on with "
+            "the version of pyconv that wrote it, or start anew from its weights: --weights."
+        )
+    return content
+
+
+def _check_sums(path: Path) -> None:
+    """Prove that no bit of a zip has changed: PyTorch writes check sums and does not look at them.
+
+    Raises:
+        BadZipFile: if one has.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if (member := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(member)
+
+
+def _cure(path: Path) -> str:
+    return f"Delete {path.name} to start anew, or give another --output."

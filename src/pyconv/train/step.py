@@ -1,0 +1,261 @@
+"""What learns: a network with its optimizer, loss scale and averages, and one step of them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..data.preprocess import Images, Preprocess
+from ..models import WEIGHTS, get_model
+from ..resnet import ResNet
+from ..system.devices import DTYPES
+from ..system.processes import World
+from ..weights import checkpoint
+from ..weights.rows import WeightsEnum
+from .loading import derive_seed, make_mixer
+from .recipe import Engine, Recipe
+
+__all__ = [
+    "Learner",
+    "build_network",
+    "freeze_stages",
+    "join_norms",
+    "make_optimizer",
+    "preprocess_of",
+]
+
+
+def build_network(
+    name: str, classes: int, weights: WeightsEnum | str | Path | None = None
+) -> nn.Module:
+    """A network of the zoo by its name, or of one's own by ``module:factory``.
+
+    Raises:
+        ValueError: if there is no such network.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        return get_model(name, weights=weights, num_classes=classes)
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"--model {name}: {error}. Write module:function, and put the folder of the module on "
+            "PYTHONPATH."
+        ) from error
+    network: nn.Module = factory(num_classes=classes)
+    if weights is not None:
+        checkpoint.load(network, checkpoint.read(str(weights)), str(weights))
+    return network
+
+
+def join_norms(network: nn.Module) -> nn.Module:
+    """Let batch norms see the images of all processes; before freezing, which marks modules."""
+    joined: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return joined
+
+
+def freeze_stages(network: nn.Module, stages: int) -> list[nn.Module]:
+    """Stop the stem and the first stages from learning; what must stay in eval mode.
+
+    Raises:
+        ValueError: if the network has no such stages.
+    """
+    if stages == 0:
+        return []
+    if not isinstance(network, ResNet) or not 0 < stages <= len(network.stages):
+        have = f"1 to {len(network.stages)}" if isinstance(network, ResNet) else "none to name"
+        raise ValueError(f"--freeze {stages}: the network has stages {have}.")
+    parts = [network.conv1, network.bn1, *network.stages[:stages]]
+    for part in parts:
+        part.requires_grad_(False)
+    return parts
+
+
+def preprocess_of(name: str, network: nn.Module, recipe: Recipe) -> Preprocess:
+    """What images pass through: the recipe's sizes, and else what the network is published with."""
+    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    channels = next((conv.in_channels for conv in convolutions), 3)
+    images = WEIGHTS[name]["DEFAULT"].value.images if name in WEIGHTS else Images()
+    images = images.of_channels(channels)
+    if recipe.mean or recipe.std:
+        images = replace(images, mean=recipe.mean, std=recipe.std)
+    if not len(images.mean) == len(images.std) == channels or channels not in (1, 3):
+        raise ValueError(
+            f"{name} takes images of {channels} channels; --mean and --std have "
+            f"{len(images.mean)} and {len(images.std)}. Image files give 1 or 3."
+        )
+    return Preprocess.of(images, recipe.crop, recipe.resize)
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD over what learns, with the recipe's weight decay."""
+    learns = [p for p in network.parameters() if p.requires_grad]
+    decays = [p for p in learns if recipe.decay_norms or p.ndim > 1]
+    rest = [p for p in learns if not (recipe.decay_norms or p.ndim > 1)]
+    groups: list[dict[str, Any]] = [{"params": decays, "weight_decay": recipe.weight_decay}]
+    if rest:
+        groups.append({"params": rest, "weight_decay": 0.0})
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+
+
+class Learner:
+    """A network in training, in one of the processes that share it.
+
+    Args:
+        network: What learns.
+        frozen: The parts of it that stay in eval mode.
+        recipe: What is learned.
+        engine: How it is computed.
+        world: The processes.
+        device: Where this one computes.
+        preprocess: What the images pass through.
+        classes: How many there are.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        frozen: list[nn.Module],
+        recipe: Recipe,
+        engine: Engine,
+        world: World,
+        device: torch.device,
+        preprocess: Preprocess,
+        classes: int,
+    ) -> None:
+        self.frozen, self.recipe, self.engine = frozen, recipe, engine
+        self.world, self.device, self.preprocess = world, device, preprocess
+        if engine.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = not engine.deterministic
+        self.layout = torch.channels_last if engine.channels_last else torch.contiguous_format
+        network = network.to(device).to(memory_format=self.layout)
+        self.network = network
+        parallel = (
+            DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+            if world.several
+            else None
+        )
+        self.forward: Callable[[Tensor], Tensor] = parallel or network
+        self.unsynced: Callable[[], contextlib.AbstractContextManager[None]] = (
+            parallel.no_sync if parallel is not None else contextlib.nullcontext
+        )
+        if engine.compile:
+            self.forward = torch.compile(self.forward)
+        self.ema = (
+            AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            if recipe.ema
+            else None
+        )
+        self.optimizer = make_optimizer(network, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self.mixer = make_mixer(recipe, classes)
+        self.waited = 0.0  # seconds for images, since whoever counts set it to 0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network to use: the averaged one where the recipe averages."""
+        if self.ema is None:
+            return self.network
+        averaged: nn.Module = self.ema.module
+        return averaged
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def autocast(self) -> torch.autocast:
+        dtype = DTYPES[self.recipe.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def train(self) -> None:
+        """Put all but what is frozen into training mode."""
+        self.network.train()
+        for part in self.frozen:
+            part.eval()
+
+    def step(
+        self,
+        parts: Iterator[tuple[Tensor, Tensor]],
+        epoch: int,
+        step: int,
+        rate: float,
+        loss_sum: Tensor,
+        hits: Tensor,
+    ) -> None:
+        """One step of the optimizer, on one batch shared by all processes.
+
+        Adds this process's loss to ``loss_sum`` and the images it got right to ``hits``, scalars
+        on the device: nothing waits for them here.
+        """
+        accumulate = self.engine.accumulate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for number in range(accumulate):
+            began = time.perf_counter()
+            pixels, labels = next(parts)
+            self.waited += time.perf_counter() - began
+            # From here on chance is a function of the place, so that none of it has to be saved.
+            torch.manual_seed(derive_seed(self.recipe.seed, epoch, step, self.world.rank, number))
+            labels = labels.to(self.device, non_blocking=True)
+            images = self.preprocess.normalise(pixels.to(self.device, non_blocking=True))
+            images = images.contiguous(memory_format=self.layout)
+            if self.mixer is not None:
+                images, labels = self.mixer(images, labels)
+            with self.unsynced() if number + 1 < accumulate else contextlib.nullcontext():
+                with self.autocast():
+                    logits = self.forward(images)
+                loss = self.criterion(logits.float(), labels) / accumulate
+                self.scaler.scale(loss).backward()
+            best = labels if labels.ndim == 1 else labels.argmax(1)
+            loss_sum += loss.detach()
+            hits += (logits.detach().argmax(1) == best).sum()
+        self._update()
+
+    def _update(self) -> None:
+        if self.recipe.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it takes to go on."""
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave.
+
+        Raises:
+            CheckpointError: if it is of another network.
+        """
+        checkpoint.check_structure(state["model"], self.network.state_dict())
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])

@@ -1,0 +1,243 @@
+"""The command ``pyconv-weights``: see, download, verify and pin the published weights.
+
+It stands apart from ``store.py`` because it knows the registry of networks, which stands above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..models import WEIGHTS
+from ..system import commands
+from ..system.files import require_writable, write_result
+from . import store
+from .drive import DownloadError, read_record
+from .rows import WeightsEnum
+
+__all__ = ["main"]
+
+PINS = Path(__file__).with_name("pins.json")
+
+
+def find_weights(names: Sequence[str]) -> list[WeightsEnum]:
+    """The published sets that names mean: a network means all of its sets.
+
+    Raises:
+        ValueError: if a name is unknown; it suggests the nearest.
+    """
+    known: dict[str, list[WeightsEnum]] = {}
+    for weights in _on_drive():
+        for name in (weights.value.model, str(weights), weights.filename.removesuffix(".pth")):
+            known.setdefault(name, []).append(weights)
+    found: dict[WeightsEnum, None] = {}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            cure = f"Did you mean {near[0]!r}?" if near else "See 'pyconv-weights list'."
+            raise ValueError(f"There are no downloadable weights named {name!r}. {cure}")
+        found |= dict.fromkeys(known[name])
+    return list(found)
+
+
+def _on_drive() -> list[WeightsEnum]:
+    return [weights for enum in WEIGHTS.values() for weights in enum if weights.file_id]
+
+
+def _describe(weights: WeightsEnum) -> dict[str, Any]:
+    path = store.cached_path(weights)
+    record = store.published_record(weights)
+    cached = path.is_file()
+    return {
+        "weights": str(weights),
+        "model": weights.value.model,
+        "megabytes": round((path.stat().st_size if cached else weights.value.file_size) / 1e6, 1),
+        "top1_claimed": weights.value.top1[0][1],
+        "pinned": weights.sha256,
+        "cached": cached,
+        "trust": _trust(weights) if cached else None,
+        "path": str(path),
+        "sha256": record.sha256 if cached and record is not None else None,
+    }
+
+
+def _trust(weights: WeightsEnum) -> str:
+    record = store.published_record(weights)
+    if record is None or not record.describes(store.cached_path(weights).stat()):
+        return "unverified"
+    if weights.sha256 is not None:
+        return "pinned" if record.sha256 == weights.sha256 else "not the pinned file"
+    return record.trust
+
+
+def _list(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
+    rows = [_describe(weights) for weights in find_weights(args.names) or _on_drive()]
+    table = [("weights", "MB", "top-1 %", "cached", "trust")]
+    table += [
+        (
+            row["weights"],
+            f"{row['megabytes']:.1f}",
+            f"{row['top1_claimed']:.2f}",
+            "yes" if row["cached"] else "no",
+            row["trust"] or ("pinned" if row["pinned"] else "not pinned"),
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        name, *rest = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        commands.say("  ".join([name, *rest]).rstrip())
+    commands.say("\ntop-1 as the authors state it; sizes of files not cached are computed.")
+    return commands.DONE, rows
+
+
+def _each(
+    chosen: Sequence[WeightsEnum], act: Callable[[WeightsEnum], str]
+) -> tuple[int, list[dict[str, Any]]]:
+    """Do the same with every set, whatever becomes of the others; 1 if any failed."""
+    code, rows = commands.DONE, []
+    for weights in chosen:
+        try:
+            outcome, error = act(weights), None
+        except (DownloadError, FileNotFoundError) as problem:
+            outcome, error, code = "FAILED", str(problem), commands.FAILED
+            sys.stderr.write(f"pyconv-weights: {weights}: {error}\n")
+        commands.say(f"{weights}  {outcome}")
+        rows.append({**_describe(weights), "error": error})
+    return code, rows
+
+
+def _download(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
+    def act(weights: WeightsEnum) -> str:
+        path = store.download_published(weights, again=args.again)
+        return f"{_trust(weights)}  {path}"
+
+    return _each(_on_drive() if args.all else find_weights(args.names), act)
+
+
+def _verify(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
+    def act(weights: WeightsEnum) -> str:
+        if not store.cached_path(weights).exists():
+            raise FileNotFoundError(
+                f"{store.cached_path(weights)} is not there. Get it with 'pyconv-weights download "
+                f"{weights}'."
+            )
+        store.verify_published(weights)
+        return f"intact, {_trust(weights)}"
+
+    here = [weights for weights in _on_drive() if store.cached_path(weights).exists()]
+    chosen = find_weights(args.names) if args.names else here
+    if not chosen:
+        commands.say("Nothing is cached.")
+    return _each(chosen, act)
+
+
+def _pin(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
+    pins = _read_pins(args.output)
+    before_all = dict(pins)
+
+    def act(weights: WeightsEnum) -> str:
+        path = store.download_published(weights)
+        store.verify_published(weights)
+        record = read_record(path)
+        if record is None or record.trust == "user-supplied":
+            raise DownloadError(
+                f"{path} was placed by hand, so it is not known to be what Drive sends. Remove it "
+                "to download it, then pin."
+            )
+        before = pins.get(str(weights))
+        if before not in (None, record.sha256):
+            raise DownloadError(
+                f"{args.output} pins {before} and Drive sends {record.sha256}. Find out why before "
+                "you remove the old pin by hand."
+            )
+        pins[str(weights)] = record.sha256
+        return f"{record.sha256}"
+
+    result = _each(find_weights(args.names) or _on_drive(), act)
+    if pins != before_all:
+        write_result(args.output, dict(sorted(pins.items())))
+    return result
+
+
+def _read_pins(path: Path) -> dict[str, str]:
+    """The hashes pinned so far.
+
+    Raises:
+        ValueError: if the file is no such list; it is not to be lost.
+    """
+    if not path.exists():
+        return {}
+    try:
+        pins = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}). Mend it, or name another --output."
+        ) from error
+    if not isinstance(pins, dict) or not all(isinstance(pin, str) for pin in pins.values()):
+        raise ValueError(f"{path} is no list of pins. Name another --output.")
+    return pins
+
+
+EXAMPLES = """\
+  pyconv-weights list
+      the published weights: size, accuracy, whether they are here, how far they are trusted
+  pyconv-weights download pyconvresnet50
+      all weights published for a network; by full name, one: PyConvResNet50_Weights.IMAGENET1K_V2
+  pyconv-weights verify
+      hash and check again whatever is cached; exit code 1 if anything is not as it was
+  pyconv-weights pin
+      for maintainers: write the hashes of what Drive sends into the library's list
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = commands.parser("pyconv-weights", "Manage the authors' published weights.", EXAMPLES)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, act: Callable[..., Any], text: str) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
+        command.add_argument("names", nargs="*", metavar="NAME", help="a network, or one set")
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+        command.set_defaults(act=act)
+        return command
+
+    add("list", _list, "show what is published and what is here")
+    download = add("download", _download, "download and verify, unless it is here already")
+    download.add_argument("--all", action="store_true", help="everything that is published")
+    download.add_argument(
+        "--again", action="store_true", help="download anew; accept another file than at first"
+    )
+    add("verify", _verify, "hash and check cached files again; default: all of them")
+    pin = add("pin", _pin, "record the hashes of what Drive sends; default: of everything")
+    pin.add_argument(
+        "--output", type=Path, default=PINS, metavar="FILE", help="default: the library's own list"
+    )
+    return parser
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command == "download" and args.all == bool(args.names):
+        parser.error("give either names of weights or --all")
+    if args.json is not None:  # before gigabytes of downloads
+        require_writable(args.json)
+    code, rows = args.act(args)
+    if args.json is not None:
+        write_result(args.json, {"weights": rows})
+    return int(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command ``pyconv-weights``."""
+    return commands.run("pyconv-weights", _command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Folders as users have them: what is found in them, and what is said where nothing is."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import photos
+import pytest
+
+from pyconv.data import imagenet
+from pyconv.data.folders import find_images
+
+IMAGES = photos.photos(imagenet.synsets())
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        photos.write(root / name, b"pixels")
+    return root
+
+
+@pytest.mark.parametrize("layout", photos.LAYOUTS, ids=lambda layout: layout.__name__)
+def test_every_layout_gives_each_image_its_label(
+    layout: Callable[[Path, list[photos.Photo]], list[str]], tmp_path: Path
+) -> None:
+    data, *labels = layout(tmp_path / "data", IMAGES)
+    images = find_images(data, 1000, labels=labels[1] if labels else None)
+    assert images.classes == imagenet.synsets()
+    found = {images.read(index): label for index, (_, label) in enumerate(images.samples)}
+    assert found == {photo.data: photo.label for photo in IMAGES}
+    assert images.finding.startswith("23 images of 22 of 1,000 classes, labels from ")
+    assert not images.skipped
+
+
+def test_one_line_says_where_the_labels_come_from(tmp_path: Path) -> None:
+    flat = find_images(photos.flat(tmp_path / "flat", IMAGES)[0])
+    assert flat.finding == "23 images of 22 of 1,000 classes, labels from file names"
+    folders = find_images(touch(tmp_path / "own", "a/1.jpg", "b/1.jpg", "b/2.PNG"))
+    assert folders.finding == "3 images of 2 classes, labels from folder names"
+
+
+def test_classes_of_ones_own_are_the_sorted_folder_names(tmp_path: Path) -> None:
+    touch(tmp_path, "rose/b.jpg", "rose/deeper/a.jpg", "daisy/1.jpg", ".git/x.jpg", "daisy/._1.jpg")
+    (tmp_path / "aster").mkdir()
+    images = find_images(tmp_path)
+    assert images.classes == ("aster", "daisy", "rose")  # one without images is still a class
+    assert [(path.name, label) for path, label in images.samples] == [
+        ("1.jpg", 1),
+        ("b.jpg", 2),
+        ("a.jpg", 2),
+    ]
+
+
+def test_a_subset_of_imagenet_has_its_own_order_for_a_model_of_that_many_classes(
+    tmp_path: Path,
+) -> None:
+    touch(tmp_path, "n01443537/1.JPEG", "n01440764/1.JPEG")
+    assert find_images(tmp_path, 2).classes == ("n01440764", "n01443537")
+    assert find_images(tmp_path).classes == ("n01440764", "n01443537")
+    assert [label for _, label in find_images(tmp_path, 1000).samples] == [0, 1]
+
+
+def test_classes_can_be_given_by_name(tmp_path: Path) -> None:
+    touch(tmp_path, "b/1.jpg")
+    images = find_images(tmp_path, ["a", "b", "c"])
+    assert images.classes == ("a", "b", "c")
+    assert [label for _, label in images.samples] == [1]
+    with pytest.raises(ValueError, match="'b', which the model does not know"):
+        find_images(tmp_path, ["a", "c"])
+
+
+def test_imagenet_v2_is_not_sorted_as_text(tmp_path: Path) -> None:
+    for label in range(1000):
+        touch(tmp_path, f"{label}/x.jpeg")
+    for wanted in (None, 1000):
+        images = find_images(tmp_path, wanted)
+        assert all(int(path.parent.name) == label for path, label in images.samples)
+    wrong = sum(int(name) == place for place, name in enumerate(sorted(map(str, range(1000)))))
+    assert wrong == 12  # what sorting would have left right
+
+
+def test_kaggles_list_beats_the_table(tmp_path: Path) -> None:
+    root = touch(tmp_path, "val/ILSVRC2012_val_00000001.JPEG")
+    csv = b"ImageId,PredictionString\nILSVRC2012_val_00000001,n01443537 1 2 3 4\n"
+    photos.write(root / "LOC_val_solution.csv", csv)
+    assert find_images(root).samples[0][1] == 1
+
+
+def test_what_has_no_label_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00050001.JPEG", "holiday.jpg")
+    images = find_images(tmp_path)
+    assert [label for _, label in images.samples] == [65]
+    assert [path.name for path in images.skipped] == ["ILSVRC2012_val_00050001.JPEG", "holiday.jpg"]
+    touch(tmp_path / "own", "a/1.jpg", "a/1.jpg.part", "a/photo")
+    assert [path.name for path in find_images(tmp_path / "own").skipped] == ["1.jpg.part", "photo"]
+
+
+def test_images_beside_the_class_folders_are_named_as_left_out(tmp_path: Path) -> None:
+    """As where the unpacking into folders ended half-way."""
+    touch(tmp_path, "n01440764/1.JPEG", "ILSVRC2012_val_00000002.JPEG", "notes.txt")
+    images = find_images(tmp_path, 1000)
+    assert len(images.samples) == 1
+    assert [path.name for path in images.skipped] == ["ILSVRC2012_val_00000002.JPEG"]
+
+
+def test_a_tar_is_read_as_tar_would_unpack_it(tmp_path: Path) -> None:
+    name = "ILSVRC2012_val_00000001.JPEG"
+    path = tmp_path / "odd.tar"
+    with tarfile.open(path, "w") as archive:
+        for member, data in {
+            f"./val/{name}": b"the older pixels",
+            f"val/{name}": b"pixels",
+            f"val/._{name}": b"a Mac's own",
+            "n01440764/._2.JPEG": b"a Mac's own",
+            "__MACOSX/n01440764/3.JPEG": b"a Mac's own",
+            "n01440764/4.JPEG": b"more pixels",
+        }.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("val/ILSVRC2012_val_00000002.JPEG")
+        link.type, link.linkname = tarfile.SYMTYPE, name
+        archive.addfile(link)
+    images = find_images(path)
+    read = {place.name: images.read(n) for n, (place, _) in enumerate(images.samples)}
+    assert read == {name: b"pixels", "4.JPEG": b"more pixels"}
+    assert [place.name for place in images.skipped] == ["ILSVRC2012_val_00000002.JPEG"]
+
+
+def test_a_tar_cut_off_or_in_a_folder_is_said(tmp_path: Path) -> None:
+    (whole,) = photos.tar(tmp_path / "data", IMAGES)
+    data = Path(whole).read_bytes()
+    with tarfile.open(whole) as archive:
+        second = archive.getmembers()[1].offset
+    for end in (second, second + 100, second + 600):  # between two, in a header, in an image
+        photos.write(tmp_path / "cut.tar", data[:end])
+        with pytest.raises(ValueError, match="cut off: fetch or copy it again"):
+            find_images(tmp_path / "cut.tar")
+    with pytest.raises(ValueError, match=f"For the images in ILSVRC2012_img_val.tar, give {whole}"):
+        find_images(tmp_path / "data")
+
+
+WRITTEN = {
+    "spaces": b"a b.jpg   0\nc.jpg 1\n",
+    "tabs": b"a b.jpg\t0\nc.jpg\t1\n",
+    "lines as on Windows": b"a b.jpg 0\r\nc.jpg 1\r\n",
+    "commas and a header": b"image,label\na b.jpg,0\nc.jpg, 1\n",
+    "quotes": b'"image","label"\n"a b.jpg","0"\n"c.jpg","1"\n',
+    "a mark in front": b"\xef\xbb\xbfa b.jpg 0\nc.jpg 1\n",
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_a_list_can_be_written_in_any_usual_form(form: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a b.jpg", "c.jpg")
+    photos.write(tmp_path / "val.txt", WRITTEN[form])
+    images = find_images(tmp_path, 2, labels=tmp_path / "val.txt")
+    assert [(path.name, label) for path, label in images.samples] == [("a b.jpg", 0), ("c.jpg", 1)]
+    assert images.source == "val.txt"
+
+
+def test_a_first_line_that_names_a_file_is_no_header(tmp_path: Path) -> None:
+    touch(tmp_path, "a.gif", "b.jpg")
+    photos.write(tmp_path / "val.txt", b"a.gif 0\nb.jpg 1\n")
+    assert len(find_images(tmp_path, 2, labels=tmp_path / "val.txt").samples) == 2
+
+
+def test_a_list_of_numbers_leaves_room_for_the_models_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    photos.write(tmp_path / "val.txt", b"a.jpg 3\nb.jpg 10\ngone.jpg 12\n")
+    images = find_images(tmp_path, 20, labels=tmp_path / "val.txt")
+    assert [label for _, label in images.samples] == [3, 10]
+    assert len(images.classes) == 20
+    assert images.source == "val.txt (1 more that it names are not there)"
+
+
+FAULTS: dict[str, tuple[tuple[str, ...], int | None, str]] = {
+    "nothing": ((), None, "no images in .*empty"),
+    "empty folders": (("a/.keep", "b/.keep"), None, "no images in the folders of"),
+    "no images": (("notes.txt",), None, "no images in .*other files"),
+    "one class": (("1.jpg", "2.jpg"), None, "whose names say no class, such as 1.jpg.*give"),
+    "a level too high": (
+        ("set/cat/1.jpg", "set/dog/1.jpg", "other/notes.txt"),
+        None,
+        "no images but folders. Give the folder one level down",
+    ),
+    "devkit ids": (tuple(f"{n}/x.jpg" for n in range(1, 1001)), 1000, "devkit are in another"),
+    "another number": (("a/1.jpg", "b/1.jpg"), 1000, "holds 2 classes and the model has 1000"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_evaluated_is_said_with_the_cure(fault: str, tmp_path: Path) -> None:
+    names, wanted, message = FAULTS[fault]
+    with pytest.raises(ValueError, match=message):
+        find_images(touch(tmp_path, *names), wanted)
+
+
+def test_a_missing_folder_and_a_packed_tar_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no folder"):
+        find_images(tmp_path / "nowhere")
+    photos.write(tmp_path / "val.tar.gz", b"\x1f\x8b packed")
+    with pytest.raises(ValueError, match="neither a folder nor a plain tar"):
+        find_images(tmp_path / "val.tar.gz")
+
+
+LISTS = {
+    "numbers alone": (b"490\n361\n", "Line 1 .* is not 'name label'.*devkit"),
+    "devkit ids": (b"a.jpg 1\nb.jpg 1000\n", "ids 1 to 1000 of ImageNet's devkit"),
+    "too large": (b"a.jpg 1\nb.jpg 1001\n", "'1001', which the model does not know"),
+    "nothing there": (b"c.jpg 1\n", "names no image that is there: c.jpg"),
+    "empty": (b"\n", "names no image that is there"),
+    "no label": (b"a.jpg 1\nb.jpg -1\n", "'-1' is no position"),
+    "names among positions": (b"a.jpg 1\nb.jpg cat\n", "'cat' is no position"),
+    "another encoding": ("a.jpg 1\n".encode("utf-16"), "val.txt is no text in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("fault", LISTS)
+def test_what_is_wrong_with_a_list_is_said(fault: str, tmp_path: Path) -> None:
+    text, message = LISTS[fault]
+    touch(tmp_path, "a.jpg", "b.jpg")
+    photos.write(tmp_path / "val.txt", text)
+    with pytest.raises(ValueError, match=message):
+        find_images(tmp_path, 1000, labels=tmp_path / "val.txt")

@@ -1,0 +1,178 @@
+"""On a GPU: the ways are equal, the rule is followed, and the commands count and learn the same.
+
+The machines of the continuous integration have none; run this file where there is one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from train_fixtures import assert_same_weights, make_tree
+
+import pyconv
+from pyconv import PyConv2d, PyConvResNetTiny_Weights, optimize
+from pyconv.data import find_images, make_loader
+from pyconv.evaluate import evaluate
+from pyconv.layers import pin
+from pyconv.onednn import Geometry
+from pyconv.speed import choice, table
+from pyconv.speed.algorithms import NATIVE
+from pyconv.speed.gradients import Ways, convolve
+from pyconv.speed.problem import Problem, candidates
+from pyconv.train import Engine, train
+from pyconv.train.recipe import PAPER
+from pyconv.weights.rows import sample_file
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+LEVELS = {
+    "9x9, HG": (128, 32, 9, Geometry(32, (1, 1), (4, 4), (1, 1)), 28),
+    "5x5": (64, 16, 5, Geometry(4, (1, 1), (2, 2), (1, 1)), 28),
+    "7x7 with a stride": (64, 16, 7, Geometry(8, (2, 2), (3, 3), (1, 1)), 29),
+    "three groups": (12, 12, 3, Geometry(3, (1, 1), (2, 2), (2, 2)), 14),
+}
+
+
+def problem(level: str, dtype: torch.dtype, channels_last: bool) -> Problem:
+    inputs, outputs, kernel, geometry, size = LEVELS[level]
+    return Problem(
+        inputs, outputs, (kernel, kernel), geometry, (size, size), dtype, channels_last, "cuda",
+        "forward",
+    )  # fmt: skip
+
+
+def error(value: Tensor, target: Tensor) -> float:
+    value, target = value.detach().double().cpu(), target.detach().double().cpu()
+    return float((value - target).norm() / target.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "channels-last"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_way_is_as_near_the_truth_as_native(
+    level: str, channels_last: bool, dtype: torch.dtype
+) -> None:
+    posed = problem(level, dtype, channels_last)
+    torch.manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, posed.in_channels, *posed.size).contiguous(memory_format=layout)
+    weight = torch.randn(posed.out_channels, posed.inputs, *posed.kernel)
+
+    def run(way: object, device: str, dtype: torch.dtype) -> list[Tensor]:
+        a, b = (t.to(device, dtype).requires_grad_() for t in (x, weight))
+        out = convolve(a, b, None, posed.geometry, Ways(way, way, way))  # type: ignore[arg-type]
+        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+        return [out, *torch.autograd.grad(out, (a, b), grad)]
+
+    def errors(way: object) -> list[float]:
+        return [error(*pair) for pair in zip(run(way, "cuda", dtype), truth, strict=True)]
+
+    # As the network computes: float32 exactly, or rounded as is PyTorch's default.
+    truth = run(NATIVE, "cpu", torch.float64)
+    native = errors(NATIVE)
+    assert len(candidates(posed)) > 1
+    for way in candidates(posed):
+        for found, usual in zip(errors(way), native, strict=True):
+            assert found <= 2 * usual + {8: 1e-9, 4: 1e-3, 2: 1e-4}[dtype.itemsize], way
+
+
+def test_the_rule_is_for_many_images_and_for_rounded_numbers() -> None:
+    inputs, outputs, kernel, geometry, _ = LEVELS["9x9, HG"]
+    weight = torch.randn(outputs, inputs // 32, kernel, kernel, device="cuda")
+
+    def chosen(images: int) -> Ways:
+        return choice.choose(torch.randn(images, inputs, 56, 56, device="cuda"), weight, geometry)
+
+    if not table.rule_of("cuda"):
+        pytest.skip("this kind of GPU was not measured")
+    with torch.no_grad():
+        assert chosen(1).forward == NATIVE
+        assert chosen(64).forward != NATIVE
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            assert chosen(64).forward == NATIVE
+
+
+@pytest.mark.parametrize("layer", [PyConv2d(64, 64), PyConv2d(128, 128, pyconv_groups=(32,) * 4)])
+def test_a_layer_compiles_whole_and_learns_the_same(layer: PyConv2d) -> None:
+    layer = layer.cuda()
+    x = torch.randn(16, layer.in_channels, 28, 28, device="cuda", requires_grad=True)
+
+    def learn(run: nn.Module) -> list[Tensor]:
+        out = run(x)
+        weights = [level.weight for level in layer.levels]
+        return [out, *torch.autograd.grad((out * out.detach().cos()).sum(), [x, *weights])]
+
+    pin(layer, "native")
+    expected = learn(layer)
+    pin(layer, None)
+    for found in (learn(layer), learn(torch.compile(layer, fullgraph=True))):
+        for value, target in zip(found, expected, strict=True):
+            assert error(value, target) < 2e-3
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_optimised_network_gives_the_same(dtype: torch.dtype, compiled: bool) -> None:
+    torch.manual_seed(0)
+    model = pyconv.pyconvresnet18().eval()
+    x = torch.randn(8, 3, 96, 96)
+    with torch.inference_mode():
+        truth = copy.deepcopy(model).double()(x.double())
+        x = x.cuda()
+        plain = model.cuda().to(dtype)(x.to(dtype))
+        fast = optimize(model.float(), x, dtype=dtype, compile=compiled)
+        assert error(fast(x), truth) < 1.3 * error(plain, truth) + 1e-3
+
+
+def test_autotune_times_a_shape_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "TIMED", {})
+    layer, x = PyConv2d(64, 64).cuda(), torch.randn(8, 64, 28, 28, device="cuda")
+    with torch.no_grad():
+        expected = layer(x)
+        with pyconv.autotune():
+            assert error(layer(x), expected) < 2e-3
+            layer(x)
+    assert len(choice.TIMED) == 3
+
+
+@pytest.mark.parametrize("optimized", [False, True], ids=["as it is", "optimised"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_sample_counts_as_on_record(dtype: torch.dtype, optimized: bool) -> None:
+    weights = PyConvResNetTiny_Weights.DEFAULT
+    record = json.loads(sample_file("record.json").read_text("utf-8"))
+    pixels = weights.transforms()
+    loader = make_loader(find_images(sample_file("images")), pixels, 64, 0, pin_memory=True)
+    model: nn.Module = pyconv.pyconvresnet_tiny(weights=weights).cuda().eval()
+    if optimized:
+        model = optimize(model, torch.zeros(64, 1, 28, 28, device="cuda"), dtype=dtype)
+    found = evaluate(
+        model.to(dtype), loader, normalise=pixels.normalise, device="cuda", dtype=dtype
+    )
+    assert found.images == 1000
+    assert abs(found.correct1 - record["correct1"]) <= (1 if dtype == torch.float32 else 5)
+
+
+def test_a_run_stopped_after_every_step_ends_with_the_same_bits(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    recipe = dataclasses.replace(PAPER, epochs=2, batch_size=16, lr=0.02, milestones=(1,))
+    recipe = dataclasses.replace(recipe, precision="bfloat16")
+    engine = Engine(workers=0, device="cuda", deterministic=True)
+
+    def go(output: str, **limit: float) -> int:
+        step = dataclasses.replace(engine, **limit)  # type: ignore[arg-type]
+        place, model = tmp_path / output, "pyconvresnet_tiny"
+        return train(tree, place, model=model, recipe=recipe, engine=step).exit_code
+
+    assert go("whole") == 0
+    codes = [go("parts", time_limit=1e-9)]
+    while codes[-1]:
+        codes.append(go("parts", time_limit=1e-9))
+        assert len(codes) < 20
+    assert len(codes) > 4
+    assert_same_weights(tmp_path / "parts", tmp_path / "whole")

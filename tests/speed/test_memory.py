@@ -1,0 +1,34 @@
+"""Memory that a process keeps from step to step, seen from outside: by the pages it asks for."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource, torch
+from pyconv.speed.memory import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        maps = [torch.ones(12 << 20) for _ in range(4)]  # 48 MiB each
+        del maps
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+usual = faults()
+with kept():
+    faults()
+    print(usual, faults(), end=" ")
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_what_is_freed_is_used_again_and_in_the_end_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    usual, kept, after = map(int, done.stdout.split())
+    assert kept < usual / 20
+    assert after > usual / 20

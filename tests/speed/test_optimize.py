@@ -1,0 +1,523 @@
+"""optimize(): the same numbers from a model without norms, whatever the model is made of."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+
+from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize
+from pyconv import pyconvresnet_tiny as tiny
+from pyconv.layers import GroupedConv, GroupedConv2d, pin
+from pyconv.speed import table
+from pyconv.speed.prepared import DirectPyramid, PreparedConv
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of a busy machine wait for each other, and these maps are small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """As if trained: norms that do something, and that a wrong fold would get wrong."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            for tensor, low, high in (
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 2.0),
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.5, 0.5),
+            ):
+                if tensor is not None:
+                    nn.init.uniform_(tensor, low, high)
+    return model.eval()
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+def error(value: Tensor, target: Tensor) -> float:
+    value, target = value.detach().double(), target.detach().double()
+    return float((value - target).norm() / target.norm())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in list_models() if "101" not in n and "152" not in n])
+def test_every_kind_of_network_keeps_its_numbers(name: str) -> None:
+    model = settled(get_model(name)).double()
+    channels = 1 if name.endswith("tiny") else 3
+    x = torch.randn(2, channels, 40, 40, dtype=torch.float64)
+    with torch.no_grad():
+        fast, expected = optimize(model), model(x)
+        assert error(fast(x), expected) < 1e-9
+        assert norms(fast) == 0 and type(fast) is type(model)
+        assert not any(isinstance(m, GroupedConv) for m in fast.modules())
+        assert error(optimize(model.float())(x.float()), expected) < 1e-5
+
+
+def test_the_model_itself_stays_as_it_is() -> None:
+    model = settled(tiny())
+    before = copy.deepcopy(model.state_dict())
+    optimize(model, torch.randn(2, 1, 28, 28), dtype=torch.bfloat16)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert norms(model) > 0 and all(p.requires_grad for p in model.parameters())
+    assert not model._forward_pre_hooks
+
+
+def test_an_example_has_each_level_timed_on_what_it_sees() -> None:
+    model, x = settled(tiny()), torch.randn(2, 1, 28, 28)
+    fast = optimize(model, x)
+    apart = sum(isinstance(m, PreparedConv) for m in fast.modules())
+    joined = [m for m in fast.modules() if isinstance(m, DirectPyramid)]
+    together = sum(geometry.groups > 1 for m in joined for geometry in m.geometries)
+    assert apart + together == sum(isinstance(m, GroupedConv) for m in model.modules())
+    assert error(fast(x), model(x)) < 1e-5
+
+
+def test_bfloat16_is_as_near_the_truth_as_the_native_model() -> None:
+    model, x = settled(tiny()), torch.randn(8, 1, 28, 28)
+    native = copy.deepcopy(model)
+    pin(native, "native")
+    with torch.no_grad():
+        truth = copy.deepcopy(native).double()(x.double())
+        fast = optimize(model, dtype=torch.bfloat16)(x)
+        assert fast.dtype == torch.bfloat16
+        assert error(fast, truth) <= 1.1 * error(native.bfloat16()(x.bfloat16()), truth)
+
+
+def test_a_processor_without_halves_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As AVX2 is, where bfloat16 takes many times as long; the answer keeps what float32 knew."""
+    module = importlib.import_module("pyconv.speed.optimize")  # pyconv.optimize is the function
+    monkeypatch.setattr(module, "computes_in", lambda device, dtype: dtype.itemsize > 2)
+    model, x = settled(tiny()), torch.randn(8, 1, 28, 28)
+    expected = model(x)
+    for fast in (
+        optimize(model, x, dtype=torch.bfloat16),
+        optimize(copy.deepcopy(model).bfloat16()),
+    ):
+        assert next(fast.parameters()).dtype == torch.float32
+        assert fast(x.bfloat16()).dtype == torch.bfloat16
+    assert error(optimize(model, x, dtype=torch.bfloat16)(x), expected) < 0.003  # of one rounding
+    features = optimize(Backbone(settled(tiny())).eval(), dtype=torch.bfloat16)(x)  # type: ignore[arg-type]
+    assert {f.dtype for f in features.values()} == {torch.bfloat16}
+
+
+def test_what_is_pinned_stays_pinned() -> None:
+    model = settled(tiny())
+    pin(model, "blocked:merge=2")
+    fast = optimize(model, torch.randn(1, 1, 28, 28))
+    assert {str(m.lowering) for m in fast.modules() if isinstance(m, PreparedConv)} == {
+        "blocked:merge=2"
+    }
+
+
+@pytest.mark.parametrize("output_stride", [32, 8])
+def test_a_backbone_stays_a_backbone(output_stride: int) -> None:
+    body = Backbone(settled(tiny(output_stride=output_stride)), stages=(2, 3))  # type: ignore[arg-type]
+    fast, x = optimize(body.eval()), torch.randn(1, 1, 37, 28)
+    assert isinstance(fast, Backbone) and fast.channels == body.channels and norms(fast) == 0
+    expected = body(x)
+    for name, features in fast(x).items():
+        assert error(features, expected[name]) < 1e-5
+
+
+class Mixed(nn.Module):
+    """A user's module: pyramids of three kinds, reused parts, and a branch on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume = nn.Sequential(
+            PyConv3d(4, 8, (3, 5), (2, 4), bias=True), nn.BatchNorm3d(8, affine=False), nn.ReLU()
+        )
+        self.image = nn.Sequential(
+            PyConv2d(8, 16, padding_mode="reflect", pyconv_groups=None), nn.BatchNorm2d(16)
+        )
+        self.grouped = nn.Sequential(nn.Conv2d(16, 16, 3, groups=8, padding=1), nn.BatchNorm2d(16))
+        self.sequence = nn.Sequential(PyConv1d(16, 8, (3, 9), (1, 4)), nn.BatchNorm1d(8))
+        self.twice = nn.Sequential(nn.Conv1d(8, 8, 1), nn.BatchNorm1d(8))
+        self.batch = nn.Sequential(nn.Conv1d(8, 8, 1), nn.BatchNorm1d(8, track_running_stats=False))
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, 4, D, H, W] -> [N, 8, H * W]
+        x = self.image(self.volume(x).mean(2))
+        x = self.grouped(x) if x.sum() > -1e9 else x  # which symbolic tracing cannot follow
+        x = self.sequence(x.flatten(2))
+        out: Tensor = self.batch(self.twice(self.twice(x)))
+        return out
+
+
+def test_a_users_module_of_any_kind() -> None:
+    model = settled(Mixed()).double()
+    x = torch.randn(2, 4, 5, 6, 7, dtype=torch.float64)
+    # The norm of the batch cannot be folded; those of sequences of which somebody may call the
+    # parts are only where an example shows that nobody does.
+    for fast, left in ((optimize(model), 6), (optimize(model, x), 1)):
+        assert error(fast(x), model(x)) < 1e-9
+        assert norms(fast) == left
+        assert not any(isinstance(m, GroupedConv) for m in fast.modules())
+
+
+class Shared(nn.Module):
+    """Where folding would be wrong: the convolution's output, or the norm, is used elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = PyConv2d(8, 8, (3, 5), (4, 4)), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        out: Tensor = self.norm(y) + self.norm(x) + y
+        return out
+
+
+def test_what_others_read_is_not_folded() -> None:
+    model, x = settled(Shared()), torch.randn(2, 8, 9, 9)
+    fast = optimize(model, x)
+    assert norms(fast) == 1
+    assert error(fast(x), model(x)) < 1e-5
+
+
+class Tied(nn.Module):
+    """Reads the weight of a convolution a second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.conv_transpose2d(self.norm(self.conv(x)), self.conv.weight)
+        return out
+
+
+class Collects(nn.Module):
+    """Calls the parts of a sequence one by one, and keeps what is between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = []
+        for part in self.parts:
+            x = part(x)
+            if x.sum() > -1e9:  # which symbolic tracing cannot follow
+                found.append(x)
+        return torch.cat(found)
+
+
+class CallsTwice(nn.Module):
+    """Calls a sequence as a whole, and its first part once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.parts(x)
+        return torch.cat([out, self.parts[0](x)]) if out.sum() > -1e9 else out
+
+
+class Shares(nn.Module):
+    """Two convolutions with one weight, of which one has a norm behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(8, 8, 3, bias=False), nn.Conv2d(8, 8, 3, bias=False)
+        self.conv.weight, self.norm = self.first.weight, nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = F.conv_transpose2d(self.norm(self.conv(x)), self.conv.weight)
+        return out
+
+
+class Doubled(GroupedConv2d):
+    """A level that computes otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Shuffled(PyConv2d):
+    """A pyramid that computes otherwise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).flip(1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Tied,
+        Collects,
+        CallsTwice,
+        Shares,
+        lambda: Doubled(8, 8, 3, groups=4),
+        lambda: nn.Sequential(Shuffled(8, 8, (3, 5), (1, 4)), nn.BatchNorm2d(8)),
+    ],
+)
+def test_where_folding_would_be_wrong_it_is_left(make: Callable[[], nn.Module]) -> None:
+    model, x = settled(make()), torch.randn(2, 8, 9, 9)
+    for fast in (optimize(model), optimize(model, x)):
+        assert error(fast(x), model(x)) < 1e-5
+
+
+class Walks(nn.Module):
+    """Blocks in a list, in a forward that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = [nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)) for _ in range(2)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x) if x.sum() > -1e9 else x
+        return x
+
+
+def test_what_an_example_shows_to_be_called_as_a_whole_is_folded() -> None:
+    model, x = settled(Walks()), torch.randn(2, 8, 9, 9)
+    fast = optimize(model, x)
+    assert norms(fast) == 0 and norms(optimize(model)) == 2
+    assert error(fast(x), model(x)) < 1e-5
+
+
+class Remembers(nn.Module):
+    """Keeps the last map, as some detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.norm(self.conv(x))
+        return self.last
+
+
+def test_looking_at_a_model_leaves_nothing_in_it() -> None:
+    model, x = settled(Remembers()), torch.randn(2, 8, 9, 9)
+    fast = optimize(model)
+    assert fast.last is None and norms(fast) == 0
+    assert error(fast(x), model(x)) < 1e-5
+
+
+def watch_input(module: nn.Module) -> None:
+    module.register_forward_pre_hook(lambda _, inputs: (inputs[0] + 1,))
+
+
+def watch_output(module: nn.Module) -> None:
+    module.register_forward_hook(lambda _, inputs, output: output + 1)
+
+
+def patch(module: nn.Module) -> None:
+    forward = module.forward
+    module.forward = lambda x: forward(x) * 2  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("change", [watch_input, watch_output, patch])
+@pytest.mark.parametrize("part", ["0", "0.pyconv_levels.1", "1", "2"])
+def test_what_is_hooked_or_patched_is_kept(change: Callable[[nn.Module], None], part: str) -> None:
+    model = settled(nn.Sequential(PyConv2d(16, 16, (3, 5), (1, 4)), nn.BatchNorm2d(16), nn.ReLU()))
+    change(model.get_submodule(part))
+    x = torch.randn(2, 16, 9, 9)
+    for fast in (optimize(model), optimize(model, x)):
+        assert error(fast(x), model(x)) < 1e-5
+
+
+def test_a_pruned_convolution_keeps_its_zeros() -> None:
+    model = settled(nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)))
+    prune.random_unstructured(model[0], "weight", 0.5)
+    x = torch.randn(2, 8, 9, 9)
+    assert error(optimize(model, x)(x), model(x)) < 1e-5
+
+
+def test_the_rule_is_followed_without_an_example_in_either_dtype(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(table.RULES, "cpu", table.read_rule("AVX512"))
+    module = importlib.import_module("pyconv.speed.optimize")  # the function bears the same name
+    monkeypatch.setattr(module, "computes_in", lambda device, dtype: True)
+    model = get_model("pyconvhgresnet50").eval()
+    for dtype in (torch.float32, torch.bfloat16):
+        levels = [m for m in optimize(model, dtype=dtype).modules() if isinstance(m, PreparedConv)]
+        ways = [level.lowering.kind != "native" for level in levels]
+        assert sum(ways) > len(ways) / 2, dtype
+
+
+class ByName(nn.Module):
+    """Takes its images by name, or inside what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, groups=2)
+
+    def forward(self, batch: dict[str, Tensor], mask: Tensor) -> Tensor:
+        out: Tensor = self.conv(batch["images"]) * mask
+        return out
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_inputs_by_name_and_nested_ones_are_converted(compile: bool) -> None:
+    model, x = settled(ByName()), torch.randn(2, 4, 5, 5)
+    fast = optimize(model, dtype=torch.float64, compile=compile)
+    out = fast(batch={"images": x}, mask=torch.tensor(2))
+    assert out.dtype == torch.float64
+    assert error(out, model({"images": x}, torch.tensor(2))) < 1e-5
+
+
+class Fills(nn.Module):
+    """Writes into what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor, found: list[Tensor], cache: dict[str, Tensor]) -> Tensor:
+        found.append(x)
+        cache["x"] = x
+        out: Tensor = self.conv(x)
+        return out
+
+
+def test_a_list_given_to_be_filled_is_filled() -> None:
+    fast, found, cache = optimize(settled(Fills())), [], {}  # type: ignore[var-annotated]
+    fast(torch.randn(1, 4, 5, 5), found, cache=cache)
+    assert len(found) == 1 and list(cache) == ["x"]
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_result_is_in_eval_mode_and_can_be_optimised_again(compile: bool) -> None:
+    fast = optimize(settled(tiny()), compile=compile)
+    assert not any(module.training for module in fast.modules())
+    if not compile:
+        x = torch.randn(2, 1, 28, 28)
+        assert error(optimize(fast)(x), fast(x)) < 1e-5
+
+
+def test_a_layer_alone() -> None:
+    layer = settled(PyConv2d(16, 16, pyconv_groups=(1, 4, 4, 4)))
+    x = torch.randn(2, 16, 9, 9)
+    assert error(optimize(layer)(x), layer(x)) < 1e-5
+    level = layer.levels[1]  # type: ignore[attr-defined]
+    fast = optimize(level, x, dtype=torch.float64)
+    assert isinstance(fast, PreparedConv) and fast(x).dtype == torch.float64
+    assert error(fast(x), level(x)) < 1e-5
+
+
+@pytest.mark.parametrize("part", ["", "layer2.0"])
+def test_training_mode_is_refused_with_the_cure(part: str) -> None:
+    model = tiny().eval()
+    model.get_submodule(part).train()
+    with pytest.raises(ValueError, match=r"in training mode\. Call model\.eval\(\) first"):
+        optimize(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_result_is_copied_saved_exported_and_compiled(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model, x = settled(tiny()), torch.randn(3, 1, 28, 28)
+    pin(model, "tiled:2x2")
+    fast = optimize(model, dtype=dtype)
+    expected, path, buffer = fast(x), tmp_path / "tiny.pt2", io.BytesIO()
+    torch.save(fast, buffer)
+    buffer.seek(0)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    torch.export.save(torch.export.export(fast, (x,), dynamic_shapes=({0: batch},)), path)
+    for twin in (
+        copy.deepcopy(fast),
+        pickle.loads(pickle.dumps(fast)),
+        torch.load(buffer, weights_only=False),
+        torch.export.load(path).module(),
+        torch.compile(fast, fullgraph=True, backend="aot_eager"),
+    ):
+        assert error(twin(x), expected) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", [False, True])
+def test_others_who_record_a_model_may_call_it_with_any_size(example: bool) -> None:
+    model = settled(
+        nn.Sequential(PyConv2d(32, 32, (3, 5), (4, 8)), PyConv2d(32, 32, (3, 5), (1, 8)))
+    )
+    pin(model, None if example else "tiled:2x2")
+    x, other = torch.randn(2, 32, 28, 28), torch.randn(2, 32, 19, 22)
+    fast = optimize(model, x if example else None)
+    size = {
+        2: torch.export.Dim("height", min=8, max=64),
+        3: torch.export.Dim("width", min=8, max=64),
+    }
+    exported = torch.export.export(fast, (x,), dynamic_shapes=(size,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jit.trace is deprecated
+        traced = torch.jit.trace(fast, x)
+    for twin in (exported.module(), traced, torch.fx.symbolic_trace(fast)):
+        for image in (x, other):
+            assert error(twin(image), model(image)) < 1e-5
+
+
+def test_forward_mode_goes_through_the_result() -> None:
+    layer = settled(PyConv2d(64, 64)).requires_grad_(False)
+    x, along = (
+        torch.randn(4, 64, 28, 28).contiguous(memory_format=torch.channels_last) for _ in "ab"
+    )
+    truth = torch.func.jvp(copy.deepcopy(layer).double(), (x.double(),), (along.double(),))
+    pin(layer, "direct")
+    for model in (layer, optimize(layer, x)):
+        for value, target in zip(torch.func.jvp(model, (x,), (along,)), truth, strict=True):
+            assert error(value, target) < 1e-5
+
+
+@pytest.mark.slow
+def test_onnx(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is checked where it is installed")
+    pytest.importorskip("onnxscript", reason="torch.onnx needs it")
+    model, x = settled(tiny()), torch.randn(3, 1, 28, 28)
+    pin(model, "tiled:2x2")
+    path = tmp_path / "tiny.onnx"
+    torch.onnx.export(optimize(model), (x,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert error(torch.from_numpy(out), model(x)) < 1e-5
+
+
+@pytest.mark.slow
+def test_compiled_and_frozen() -> None:
+    body = Backbone(settled(tiny()), stages=(1,)).eval()  # type: ignore[arg-type]
+    fast, x = optimize(body, compile=True), torch.randn(2, 1, 28, 28)
+    assert fast.channels == body.channels
+    for twin in (fast, pickle.loads(pickle.dumps(fast))):
+        out = twin(x)["layer1"]
+        assert not out.requires_grad
+        assert error(out, body(x)["layer1"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_many_compiled_models_do_not_take_each_others_place() -> None:
+    models = [settled(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4))) for _ in range(3)]
+    x = torch.randn(2, 2, 5, 5)
+    limit = torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True)
+    with limit:  # as with many more models without it
+        fast = [optimize(model, compile=True) for model in models]
+        for _ in range(2):
+            for one, model in zip(fast, models, strict=True):
+                assert error(one(x), model(x)) < 1e-5
+        fast[0].load_state_dict(fast[1].state_dict())
+        assert error(fast[0](x), models[1](x)) < 1e-5  # the weights of a program can be replaced

@@ -1,0 +1,65 @@
+"""What every command owes a user: examples, exit codes, and one line instead of a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = {
+    "pyconv-eval": "pyconv.evaluate",
+    "pyconv-train": "pyconv.train",
+    "pyconv-weights": "pyconv.weights",
+}
+
+WRONG = [
+    ("pyconv-eval", [], "give either a folder of images or --sample"),
+    ("pyconv-eval", ["--sampel"], "See 'pyconv-eval --help'"),
+    ("pyconv-eval", ["somewhere"], "--model is missing"),
+    ("pyconv-eval", ["somewhere", "--model", "pyconvresnt50"], "Did you mean 'pyconvresnet50'"),
+    ("pyconv-eval", ["somewhere", "--model", "resnet18"], "no published weights for resnet18"),
+    (
+        "pyconv-eval",
+        ["somewhere", "--model", "pyconvresnet_tiny", "--checkpoint", "missing.pth"],
+        "missing.pth",
+    ),
+    ("pyconv-weights", [], "See 'pyconv-weights --help'"),
+    ("pyconv-weights", ["download", "pyconvresnt50"], "Did you mean 'pyconvresnet50'"),
+    ("pyconv-eval", ["missing", "--model", "pyconvresnet_tiny"], "missing"),
+    ("pyconv-train", ["somewhere", "--model", "resnet18"], "--output"),
+    (
+        "pyconv-train",
+        ["somewhere", "--model", "resnet18", "--output", "run", "--time-limit", "8"],
+        "write 90s, 30m or 8h",
+    ),
+]
+
+
+def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", COMMANDS[command], *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert f"usage: {command}" in done.stdout
+    assert f"examples:\n  {command}" in done.stdout
+
+
+@pytest.mark.parametrize(("command", "arguments", "words"), WRONG)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    command: str, arguments: list[str], words: str
+) -> None:
+    done = run(command, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2

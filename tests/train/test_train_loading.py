@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.transforms import v2
+from train_fixtures import make_tree
+
+from pyconv.train import loading
+from pyconv.train.loading import (
+    Order,
+    Photos,
+    UnreadableImageError,
+    derive_seed,
+    find_splits,
+    shuffled,
+)
+from pyconv.train.recipe import AUGMENT, PAPER
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tree(tmp_path_factory.mktemp("images"), classes=2, train=6, val=2)
+
+
+def collect(order: Order) -> list[list[int]]:
+    return [[index for _, index in part] for part in order]
+
+
+@given(
+    part=st.integers(1, 4),
+    processes=st.integers(1, 4),
+    accumulate=st.integers(1, 3),
+    steps=st.integers(1, 4),
+    spare=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_any_division_trains_on_the_same_batches(
+    part: int, processes: int, accumulate: int, steps: int, spare: int, epoch: int
+) -> None:
+    batch = part * processes * accumulate
+    images = steps * batch + min(spare, batch - 1)
+    shares = []
+    for rank in range(processes):
+        order = Order(images, batch, 7, rank, processes, accumulate)
+        order.start(epoch, 0)
+        shares.append(collect(order))
+    together = [
+        [i for share in shares for part in share[s : s + accumulate] for i in part]
+        for s in range(0, steps * accumulate, accumulate)
+    ]
+    expected = shuffled(images, 7, epoch)[: steps * batch].split(batch)
+    assert together == [run.tolist() for run in expected]
+
+
+def test_an_epoch_can_be_entered_anywhere_and_is_like_no_other() -> None:
+    order = Order(40, 8, 0, rank=1, processes=2, accumulate=2)
+    whole = collect(order)
+    order.start(0, 3)
+    assert collect(order) == whole[3 * 2 :]
+    order.start(1, 0)
+    assert collect(order) != whole
+
+
+def test_an_image_is_changed_alike_in_any_process_and_otherwise_in_each_epoch(tree: Path) -> None:
+    samples = find_splits(tree).train
+    photos = Photos(samples, loading.augmentation(PAPER, 28), 1, seed=3)
+
+    def epoch(number: int, workers: int) -> torch.Tensor:
+        order = Order(12, 4, 3, 0, 1, 1)
+        order.start(number, 0)
+        loader = loading.train_loader(photos, order, workers, pin=False)
+        return torch.cat([pixels for pixels, _ in loader])
+
+    alone = epoch(0, workers=0)
+    assert alone.dtype == torch.uint8
+    assert torch.equal(alone, epoch(0, workers=2))
+    by_index = torch.stack([photos[0, int(i)][0] for i in shuffled(12, 3, 0)])
+    assert torch.equal(alone, by_index)
+    assert not torch.equal(photos[0, 0][0], photos[1, 0][0])
+
+
+def test_seeds_do_not_collide_between_neighbours() -> None:
+    seeds = {derive_seed(0, epoch, index) for epoch in range(30) for index in range(300)}
+    assert len(seeds) == 9000
+
+
+def test_cutmix_is_torchvisions_and_labels_follow_the_pixels() -> None:
+    mixer = loading.make_mixer(dataclasses.replace(AUGMENT, mix_probability=1.0), classes=5)
+    assert mixer is not None
+    labels = torch.arange(5)
+    images = labels.float().view(5, 1, 1, 1).expand(5, 1, 32, 32).contiguous()
+    own = v2.CutMix(alpha=AUGMENT.cutmix, num_classes=5)
+    mixed_any = False
+    for seed in range(20):
+        torch.manual_seed(seed)
+        mixed, targets = mixer(images, labels)
+        # The share of pixels that show an image is the weight of its label.
+        shares = torch.stack([(mixed == label).float().mean((1, 2, 3)) for label in labels], 1)
+        torch.testing.assert_close(targets, shares)
+        mixed_any |= bool((targets.max(1).values < 1).any())
+        torch.manual_seed(seed)
+        torch.rand(1), torch.multinomial(torch.ones(1), 1)  # whether to mix, and with which kind
+        theirs, their_targets = own(images, labels)
+        assert torch.equal(mixed, theirs)
+        assert torch.equal(targets, their_targets)
+    assert mixed_any
+
+
+def test_mixup_and_cutmix_share_the_batches_and_nothing_is_mixed_unasked() -> None:
+    assert loading.make_mixer(PAPER, 4) is None
+    both = loading.make_mixer(dataclasses.replace(PAPER, cutmix=1.0, mixup=0.2), 4)
+    half = loading.make_mixer(dataclasses.replace(PAPER, mixup=0.2, mix_probability=0.5), 4)
+    assert both is not None and half is not None
+    torch.manual_seed(0)
+    images, labels = torch.rand(4, 1, 16, 16), torch.arange(4)
+    blended = [bool((both(images, labels)[0] != images).all()) for _ in range(40)]
+    assert 0 < sum(blended) < 40
+    plain = [half(images, labels)[1].ndim == 1 for _ in range(40)]
+    assert 0 < sum(plain) < 40
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_change_keeps_bytes_and_size(tree: Path, channels: int) -> None:
+    recipe = dataclasses.replace(PAPER, randaugment=9, erase=1.0)
+    photos = Photos(find_splits(tree).train, loading.augmentation(recipe, 24), channels)
+    for epoch in range(10):
+        pixels, _ = photos[epoch, 0]
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (channels, 24, 24)
+
+
+def claiming(size: int, png: bytes) -> bytes:
+    """A PNG that says it is ``size`` pixels wide and high."""
+    header = b"IHDR" + struct.pack(">II", size, size) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+@pytest.mark.parametrize(("workers", "fault"), [(0, "cut"), (1, "cut"), (0, "huge"), (1, "huge")])
+def test_an_image_that_cannot_be_read_is_named_in_one_line(
+    tmp_path: Path, workers: int, fault: str
+) -> None:
+    tree = make_tree(tmp_path, classes=1, train=2, val=1)
+    bad = tree / "train" / "class0" / "001.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:60] if fault == "cut" else claiming(60_000, whole))
+    photos = Photos(find_splits(tree).train, loading.augmentation(PAPER, 28), 1)
+    loader = loading.train_loader(photos, Order(2, 2, 0, 0, 1, 1), workers, pin=False)
+    parts = iter(loader)
+    try:
+        next(parts)
+    except UnreadableImageError as error:
+        message = str(error)
+    if workers:
+        parts._shutdown_workers()  # else they live on in the traceback of the error
+    assert "001.png cannot be read" in message
+    assert "\n" not in message
+
+
+def test_missing_and_differing_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no folder .*train"):
+        find_splits(tmp_path)
+    tree = make_tree(tmp_path / "t", classes=3, train=1, val=1)
+    (tree / "val" / "class2").rename(tree / "val" / "other")
+    with pytest.raises(ValueError, match=r"only in train/: class2; only in val/: other"):
+        find_splits(tree)
+    (tree / "val" / "other").rename(tree / "val" / "class2")
+    for image in (tree / "val" / "class2").iterdir():
+        image.unlink()
+    with pytest.raises(ValueError, match=r"no images in the folders of .*val for: class2\."):
+        find_splits(tree)
+
+
+ORPHAN = """
+import os, signal, sys, time
+from pathlib import Path
+from pyconv.train import loading
+from pyconv import data
+from pyconv.data import Preprocess
+root, kind = Path(sys.argv[1]), sys.argv[2]
+images = data.find_images(root / "val")
+pixels = Preprocess(28, 28, (0.5,), (0.5,))
+if kind == "eval":
+    loader = data.make_loader(images, pixels, 4, 2)
+else:
+    loader = loading.val_loader(images.samples, pixels, 4, 2)
+os.register_at_fork(after_in_child=lambda: time.sleep(1))  # busy machines take their time
+kept = iter(loader)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("kind", ["eval", "train"])
+def test_loaders_do_not_outlive_who_is_killed_right_after_it_started_them(
+    kind: str, tmp_path: Path
+) -> None:
+    make_tree(tmp_path)
+    command = [sys.executable, "-c", ORPHAN, str(tmp_path), kind]
+    # It returns once nobody holds the pipes any more, the loaders included.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, done.stderr
