@@ -26,8 +26,7 @@ from .models import (
     resnet152,
 )
 from .resnet import PyConvBasicBlock1, PyConvBasicBlock2, PyConvBlock, ResNet
-from .speed.choice import autotune
-from .speed.optimize import optimize
+from .speed import install, optimize
 from .weights.checkpoint import CheckpointError
 from .weights.drive import DownloadError
 from .weights.rows import (
@@ -44,6 +43,8 @@ from .weights.rows import (
 )
 
 __version__ = "0.1.0"
+
+install()  # without this line, and the import, all is plain PyTorch
 
 __all__ = [
     "Backbone",
@@ -66,7 +67,6 @@ __all__ = [
     "ResNet50_Weights",
     "ResNet101_Weights",
     "ResNet152_Weights",
-    "autotune",
     "get_model",
     "get_model_weights",
     "get_pyconv",

@@ -11,100 +11,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from .levels import Level, per_dimension, plan_levels
-from .onednn import Geometry, computed_in
-from .speed import kernels
-from .speed.algorithms import NATIVE, Lowering
-from .speed.choice import choose_all, grouped_conv
-from .speed.direct import HEADERS
-from .speed.guard import is_large_map, is_transformed, is_unmodified
-from .speed.kernels import DTYPES
-from .speed.pyramid import convolve_levels
+from .levels import per_dimension, plan_levels
+from .onednn import computed_rightly
+from .replaceable import replaceable
 
-__all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv", "pin"]
+__all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv"]
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
-fx.wrap("grouped_conv")  # one node for symbolic tracing, which cannot follow a choice by shape
-
-
-class GroupedConv(nn.modules.conv._ConvNd):
-    """A convolution of a pyramid, computed the fastest equal way if it has groups (``choice.py``).
-
-    With one group it only keeps away from what oneDNN computes wrongly (``convolution.py``).
-    """
-
-    lowering: Lowering | None = None  # the one pinned; None leaves the choice to the machine
-
-    def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, out, *size / stride]
-        padding: Any = self.padding
-        if isinstance(padding, str):  # as nn.Conv2d takes it, but no pyramid gives it
-            return super().forward(x)  # type: ignore[no-any-return]
-        if self.padding_mode != "zeros":
-            x = F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode)
-            padding = (0,) * len(self.padding)
-        return grouped_conv(
-            x,
-            self.weight,
-            self.bias,
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-            self.lowering,
-        )
-
-
-class GroupedConv1d(GroupedConv, nn.Conv1d):
-    """A :class:`torch.nn.Conv1d` with several groups."""
-
-
-class GroupedConv2d(GroupedConv, nn.Conv2d):
-    """A :class:`torch.nn.Conv2d` with several groups."""
-
-
-class GroupedConv3d(GroupedConv, nn.Conv3d):
-    """A :class:`torch.nn.Conv3d` with several groups."""
-
-
-def pin(module: nn.Module, lowering: str | None) -> None:
-    """Compute all grouped levels inside ``module`` in one way: for tests, timing, odd machines.
-
-    Args:
-        module: A layer, a block or a whole network.
-        lowering: ``"native"``, ``"direct"``, ``"depthwise"``, ``"blocked:merge=4"``,
-            ``"tiled:2x2"`` or ``"tiled:2x2:merge=2"``; None leaves the choice to the library again.
-
-    Raises:
-        ValueError: if there is no such lowering, or a level cannot be computed by it; then
-            nothing is pinned.
-    """
-    pinned = None if lowering is None else Lowering.parse(lowering)
-    found = {n: m for n, m in module.named_modules() if isinstance(m, GroupedConv)}
-    levels = {name: level for name, level in found.items() if level.groups > 1}
-    for name, level in levels.items():
-        geometry: Any = (level.groups, level.stride, level.padding, level.dilation)
-        if pinned is not None and not pinned.fits(Geometry(*geometry)):
-            raise ValueError(
-                f"{name or 'the level'} ({level}) cannot be computed as {lowering!r}: its groups "
-                "must be a multiple of merge, the tile needs one size per dimension of the map, "
-                "and the stride must be a multiple of the dilation. Pin the other levels one by "
-                "one, or 'native'."
-            )
-    for level in levels.values():
-        level.lowering = pinned
-
-
 class _PyConvNd(nn.Module):
-    """The one implementation behind PyConv1d, PyConv2d and PyConv3d."""
+    """What PyConv1d, PyConv2d and PyConv3d share."""
 
     dims: ClassVar[int]  # of the map
-    conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]  # of one group
-    grouped: ClassVar[type[GroupedConv1d] | type[GroupedConv2d] | type[GroupedConv3d]]
+    conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]  # of a level
 
     def __init__(
         self,
@@ -126,7 +48,7 @@ class _PyConvNd(nn.Module):
         self.in_channels = int(in_channels)
         self.out_channels = sum(level.out_channels for level in levels)
         self.add_levels(
-            self._kind(level)(
+            self.conv(
                 self.in_channels,
                 level.out_channels,
                 level.kernel,
@@ -143,11 +65,6 @@ class _PyConvNd(nn.Module):
             for level in levels
         )
 
-    def _kind(self, level: Level) -> type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]:
-        """Plain with one group, but where oneDNN gets that wrong: see :func:`miscomputed`."""
-        right = level.kernel > 1 or not 1 < self.in_channels < 8
-        return self.conv if level.groups == 1 and right else self.grouped
-
     def add_levels(self, levels: Iterator[nn.Module]) -> None:
         """Register the levels under the original's names, ``pyconv_levels.N``."""
         self.pyconv_levels = nn.ModuleList(levels)
@@ -157,58 +74,17 @@ class _PyConvNd(nn.Module):
         """The convolutions of the levels, smallest index first."""
         return list(self.pyconv_levels)
 
+    @replaceable
+    @computed_rightly
     def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, sum(out), *size / stride]
-        if (levels := _jointly_trainable(x, self.levels)) is not None:
-            return _train_jointly(x, levels)
         # Counted from behind, for an input without a batch.
         return torch.cat([level(x) for level in self.levels], dim=-1 - self.dims)
-
-
-def _jointly_trainable(x: Tensor, levels: Sequence[nn.Module]) -> list[nn.Conv2d] | None:
-    """The levels, if the kernels for the CPU may train them together; else None."""
-    if not torch.is_grad_enabled() or not isinstance(x, Tensor) or is_transformed(x):
-        return None
-    if not is_large_map(x):
-        return None
-    plain = [level for level in levels if isinstance(level, nn.Conv2d) and _is_trainable(level)]
-    ours = (
-        len(plain) == len(levels) > 1
-        and x.shape[1] == plain[0].in_channels
-        and computed_in(x) in DTYPES
-        and kernels.load(*HEADERS) is not None
-    )
-    return plain if ours else None
-
-
-def _is_trainable(level: nn.Conv2d) -> bool:
-    return (
-        type(level) in (nn.Conv2d, GroupedConv2d)
-        and level.padding_mode == "zeros"
-        and not isinstance(level.padding, str)
-        and type(level.weight) is nn.Parameter
-        and level.weight.requires_grad
-        and is_unmodified(level)
-    )
-
-
-def _train_jointly(x: Tensor, levels: Sequence[nn.Conv2d]) -> Tensor:
-    weights, biases = [level.weight for level in levels], [level.bias for level in levels]
-    geometries: list[Any] = [
-        Geometry(level.groups, level.stride, level.padding, level.dilation)  # type: ignore[arg-type]
-        for level in levels
-    ]
-    pinned = [
-        level.lowering if isinstance(level, GroupedConv) and level.groups > 1 else NATIVE
-        for level in levels
-    ]
-    ways = choose_all(x, weights, geometries, pinned)
-    return convolve_levels(x, weights, biases, geometries, ways)
 
 
 class PyConv1d(_PyConvNd):
     """A pyramid over sequences: ``[N, C, L]`` in and out; arguments as in :class:`PyConv2d`."""
 
-    dims, conv, grouped = 1, nn.Conv1d, GroupedConv1d
+    dims, conv = 1, nn.Conv1d
 
 
 class PyConv2d(_PyConvNd):
@@ -235,13 +111,13 @@ class PyConv2d(_PyConvNd):
         torch.Size([1, 64, 56, 56])
     """
 
-    dims, conv, grouped = 2, nn.Conv2d, GroupedConv2d
+    dims, conv = 2, nn.Conv2d
 
 
 class PyConv3d(_PyConvNd):
     """A pyramid over volumes: ``[N, C, D, H, W]``; arguments as in :class:`PyConv2d`."""
 
-    dims, conv, grouped = 3, GroupedConv3d, GroupedConv3d  # see miscomputed() on volumes
+    dims, conv = 3, nn.Conv3d
 
 
 class NetworkPyConv2d(PyConv2d):

@@ -1,30 +1,40 @@
-"""One convolution as PyTorch computes it, and the cases that oneDNN computes wrongly."""
+"""The convolutions that oneDNN computes wrongly, without an error, and what is done instead.
+
+PyTorch computes on the CPU by oneDNN. :func:`miscomputed` says which convolutions come out grossly
+wrong; pyramids compute such levels in a wider dtype, and round once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from .system.processor import computes_in, has_amx, is_exporting, processor
 
 __all__ = [
     "HAS_AMX",
+    "Conv",
     "Geometry",
     "computed_in",
-    "conv",
-    "conv_gradients",
-    "is_channels_last",
+    "computed_rightly",
+    "geometry_of",
     "miscomputed",
+    "right_dtype",
 ]
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 # Asked once: torch.compile cannot follow the questions.
 HAS_AMX = has_amx()
 PROCESSOR = processor()
 CPU_LACKS = tuple(half for half in (torch.bfloat16, torch.float16) if not computes_in("cpu", half))
+WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
 
 
 class Geometry(NamedTuple):
@@ -51,37 +61,10 @@ class Geometry(NamedTuple):
         return all(s % d == 0 for s, d in zip(self.stride, self.dilation, strict=True))
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
-    groups, stride, padding, dilation = geometry
-    dtype, device = computed_in(x), x.device.type
-    size, learns = x.shape[2 - weight.dim() :], torch.is_grad_enabled() and weight.requires_grad
-    right = _right_dtype(size, weight.shape, geometry, dtype, device, learns)
-    # Where dtypes differ, PyTorch has something to say.
-    if right != dtype and all(t is None or computed_in(t) == dtype for t in (weight, bias)):
-        tensors = [None if t is None else t.to(right) for t in (x, weight, bias)]
-        with torch.autocast(device, enabled=False):
-            return function(*tensors, stride, padding, dilation, groups).to(dtype)
-    return function(x, weight, bias, stride, padding, dilation, groups)
-
-
-def conv_gradients(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    geometry: Geometry,
-    wanted: tuple[bool, bool] = (True, True),
-) -> tuple[Any, Any]:
-    """The gradients with respect to input and weight; None for one that is not wanted."""
-    groups, stride, padding, dilation = geometry
-    right = _right_dtype(x.shape[2:], weight.shape, geometry, x.dtype, x.device.type, wanted[1])
-    tensors = [tensor.to(right) for tensor in (grad, x, weight)]
-    none = [0] * len(stride)
-    found = torch.ops.aten.convolution_backward(
-        *tensors, None, stride, padding, dilation, False, none, groups, [*wanted, False]
-    )
-    grad_x, grad_weight = (None if t is None else t.to(x.dtype) for t in found[:2])
-    return grad_x, grad_weight
+def geometry_of(conv: Conv) -> Geometry:
+    """The geometry of a convolution whose input is padded already, where it is not by zeros."""
+    padding = conv.padding if conv.padding_mode == "zeros" else (0,) * len(conv.stride)
+    return Geometry(conv.groups, conv.stride, padding, conv.dilation)  # type: ignore[arg-type]
 
 
 def computed_in(x: Tensor) -> torch.dtype:
@@ -90,6 +73,65 @@ def computed_in(x: Tensor) -> torch.dtype:
     if device == "meta" or x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return x.dtype  # meta does not know of autocast
     return torch.get_autocast_dtype(device)
+
+
+def computed_rightly(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Compute those ``levels`` of a pyramid in a wider dtype that oneDNN would get wrong."""
+
+    @wraps(forward)
+    def rightly(self: Any, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or is_exporting() or x.device.type != "cpu":
+            return forward(self, x)
+        dtype, levels = computed_in(x), self.levels
+        rights = [_right_for(level, x, dtype) for level in levels]
+        if all(right == dtype for right in rights):
+            return forward(self, x)
+        maps = [
+            level(x) if right == dtype else _widened(level, x, right).to(dtype)
+            for level, right in zip(levels, rights, strict=True)
+        ]
+        return torch.cat(maps, dim=-1 - self.dims)
+
+    return rightly
+
+
+def _right_for(level: nn.Module, x: Tensor, dtype: torch.dtype) -> torch.dtype:
+    if not isinstance(level, CONVS) or isinstance(level.padding, str):
+        return dtype  # not as a pyramid makes them
+    if computed_in(level.weight) != dtype:
+        return dtype  # PyTorch has something to say
+    dims, learns = len(level.stride), torch.is_grad_enabled() and level.weight.requires_grad
+    size: Sequence[int] = x.shape[-dims:]
+    if level.padding_mode != "zeros":
+        size = [n + 2 * p for n, p in zip(size, level.padding, strict=True)]
+    return right_dtype(size, level.weight.shape, geometry_of(level), dtype, "cpu", learns)
+
+
+def _widened(level: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    wide = {name: parameter.to(dtype) for name, parameter in level.named_parameters()}
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = functional_call(level, wide, (x.to(dtype),))
+    return out
+
+
+def right_dtype(
+    size: Sequence[int],
+    weight: Sequence[int],
+    geometry: Geometry,
+    dtype: torch.dtype,
+    device: str,
+    learns: bool,
+) -> torch.dtype:
+    """The dtype itself, or a wider one in which a convolution is computed rightly.
+
+    Where a CPU lacks arithmetic for a dtype, PyTorch rounds each sum to it: a wider one is nearer
+    the truth, and several times as fast. Arguments as for :func:`miscomputed`.
+    """
+    if device == "cpu" and dtype in CPU_LACKS and not is_exporting():
+        dtype = torch.float32
+    while miscomputed(size, weight, geometry, dtype, device, learns):
+        dtype = WIDER[dtype]
+    return dtype
 
 
 def miscomputed(
@@ -161,32 +203,3 @@ class _Axis(NamedTuple):
     @property
     def has_one_position(self) -> bool:
         return self.stride > 1 and (self.outputs == 1 or self.size <= self.stride)
-
-
-WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
-
-
-def _right_dtype(
-    size: Sequence[int],
-    weight: Sequence[int],
-    geometry: Geometry,
-    dtype: torch.dtype,
-    device: str,
-    learns: bool,
-) -> torch.dtype:
-    """The dtype itself, or a wider one in which oneDNN computes rightly, or not at all.
-
-    Where a CPU lacks arithmetic for a dtype, PyTorch rounds each sum to it: a wider one is nearer
-    the truth, and several times as fast.
-    """
-    if device == "cpu" and dtype in CPU_LACKS and not is_exporting():
-        dtype = torch.float32
-    while miscomputed(size, weight, geometry, dtype, device, learns):
-        dtype = WIDER[dtype]
-    return dtype
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of a pixel lie beside each other."""
-    # To a compiler the condition itself may be a symbol.
-    return True if x.stride(1) == 1 and x.shape[1] > 1 else False  # noqa: SIM210

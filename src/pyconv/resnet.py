@@ -13,50 +13,19 @@ from torch.nn import functional as F
 from .architectures import Architecture, Stage
 from .layers import get_pyconv
 from .levels import whole
-from .speed.fork import fork
-from .speed.norms import norm_add_relu
-from .speed.pointwise import pointwise
+from .replaceable import replaceable
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
 
 NormLayer = Callable[[int], nn.Module]
 
 
+@replaceable
 def in_turn(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
     """Call modules one after the other."""
     for module in modules:
         x = module(x)
     return x
-
-
-class _ResidualBlock(nn.Module):
-    """``relu(last_norm(branch(x)) + shortcut(x))``: the part that all blocks share."""
-
-    relu: nn.Module
-    downsample: nn.Module | None  # the shortcut; None where it is the identity
-
-    def branch(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch, which ``zero_init_residual`` silences."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, other = fork(x)
-        shortcut = other if self.downsample is None else self.downsample(other)
-        return norm_add_relu(self.branch(x), self.last_norm, self.relu, shortcut)
-
-
-class _Shortcut(nn.Sequential):
-    """A pool or none, a 1x1 convolution and a norm."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        *pool, conv, norm = self
-        for module in pool:
-            x = module(x)
-        return norm_add_relu(pointwise(x, conv), norm)
 
 
 class _DilatedMaxPool(nn.Module):
@@ -72,7 +41,7 @@ class _DilatedMaxPool(nn.Module):
         return F.max_pool2d(x, 3, stride=1, dilation=self.dilation)
 
 
-class PyConvBlock(_ResidualBlock):
+class PyConvBlock(nn.Module):
     """The bottleneck: 1x1, pyramid, 1x1 (paper, figure 3). With one 3x3 level, that of ResNet.
 
     ``[N, in_channels, H, W]`` -> ``[N, planes * expansion, H / stride, W / stride]``.
@@ -125,17 +94,21 @@ class PyConvBlock(_ResidualBlock):
         self.relu2 = nn.ReLU(inplace=True)  # apart, so that optimize() can join it to the pyramid
         self.downsample = downsample
 
-    def branch(self, x: Tensor) -> Tensor:
-        x = norm_add_relu(pointwise(x, self.conv1), self.bn1, self.relu)
-        x = norm_add_relu(self.conv2(x), self.bn2, self.relu2)
-        return pointwise(x, self.conv3)
+    @replaceable
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(out + shortcut)  # type: ignore[no-any-return]
 
     @property
     def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch, which ``zero_init_residual`` silences."""
         return self.bn3
 
 
-class _BasicBlock(_ResidualBlock):
+class _BasicBlock(nn.Module):
     """Two convolutions; the first is a pyramid that may stride, subclasses choose the second."""
 
     expansion = 1  # the default, and of an instance what it has
@@ -177,12 +150,16 @@ class _BasicBlock(_ResidualBlock):
     ) -> nn.Module:
         raise NotImplementedError
 
-    def branch(self, x: Tensor) -> Tensor:
-        x = norm_add_relu(self.conv1(x), self.bn1, self.relu)
-        return pointwise(x, self.conv2)
+    @replaceable
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(out + shortcut)  # type: ignore[no-any-return]
 
     @property
     def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch, which ``zero_init_residual`` silences."""
         return self.bn2
 
 
@@ -324,7 +301,7 @@ class ResNet(nn.Module):
             layers += [nn.MaxPool2d(3, stride, 1) if dilation == 1 else _DilatedMaxPool(dilation)]
         if widens or not pool:
             conv = nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False)
-            return _Shortcut(*layers, conv, self.norm_layer(out_channels))
+            layers += [conv, self.norm_layer(out_channels)]
         return nn.Sequential(*layers)
 
     @torch.no_grad()
@@ -338,7 +315,7 @@ class ResNet(nn.Module):
                 nn.init.zeros_(module.bias)
         if zero_init_residual:
             for module in self.modules():
-                if isinstance(module, _ResidualBlock):
+                if isinstance(module, (PyConvBlock, _BasicBlock)):
                     _silence(module.last_norm)
 
     @property

@@ -1,8 +1,6 @@
-"""Equal ways to compute one grouped convolution and its gradients.
+"""Equal algorithms for one grouped convolution; ``choice.py`` says which one is best.
 
-Which one is best is for ``choice.py`` to say.
-
-Few channels per group leave most of a vector unit idle. Each way below gives the numbers of
+Few channels per group leave most of a vector unit idle. Each algorithm gives the numbers of
 ``conv`` on the true grouped weights, and gradients of them, but asks the unit for something else:
 
 - **native**: the grouped convolution as it stands.
@@ -18,6 +16,7 @@ All but native and direct multiply by zeros, so they agree for finite inputs onl
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -25,121 +24,96 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..onednn import Geometry, conv, is_channels_last
-from ..system.processor import is_exporting
+from ..onednn import Geometry
+from .convolution import conv, is_channels_last
 from .direct import direct
-from .guard import is_functional
+from .guard import is_recorded, is_transformed
 
 __all__ = [
+    "DEPTHWISE",
     "DIRECT",
     "NATIVE",
-    "Lowering",
+    "Algorithm",
+    "Algorithms",
     "apply",
-    "blocked",
     "collect",
-    "depthwise",
-    "native",
+    "compute",
+    "crop",
+    "group_sums",
+    "pad_end",
+    "pointwise_geometry",
     "prepare",
     "restore",
-    "tiled",
+    "tile_map",
+    "tiling",
 ]
 
-Kind = Literal["native", "blocked", "tiled", "depthwise", "direct"]
+Name = Literal["native", "blocked", "tiled", "depthwise", "direct"]
+FORM = re.compile(
+    r"(?P<name>native|depthwise|direct|blocked(?=:merge)|tiled(?=:\d))"
+    r"(:(?P<tile>\d+(x\d+)*))?(:merge=(?P<merge>\d+))?"
+)
 
 
-class Lowering(NamedTuple):
-    """One way to compute a grouped convolution: ``str()`` and :meth:`parse` are inverses."""
+class Algorithm(NamedTuple):
+    """How to compute a grouped convolution: ``str()`` and :meth:`parse` are inverses."""
 
-    kind: Kind = "native"
+    name: Name = "native"
     merge: int = 1  # neighbouring groups computed as one
     tile: tuple[int, ...] = ()  # output pixels computed at once, per dimension of the map
 
     def __str__(self) -> str:
         tile = ["x".join(map(str, self.tile))] if self.tile else []
         merge = [f"merge={self.merge}"] if self.merge > 1 else []
-        return ":".join([self.kind, *tile, *merge])
+        return ":".join([self.name, *tile, *merge])
 
     @classmethod
-    def parse(cls, text: str) -> Lowering:
+    def parse(cls, text: str) -> Algorithm:
         """Read ``"native"``, ``"direct"``, ``"blocked:merge=4"``, ``"tiled:2x4:merge=2"``, ...
 
         Raises:
             ValueError: if the text is none of these.
         """
-        kind, *options = text.split(":")
-        merge = 1
-        tile: tuple[int, ...] = ()
-        try:
-            for option in options:
-                if option.startswith("merge="):
-                    merge = int(option.removeprefix("merge="))
-                else:
-                    tile = tuple(int(size) for size in option.split("x"))
-            given = (merge > 1, bool(tile) and min(tile) > 0 and max(tile) > 1)
-            fits = {
-                "native": [(False, False)],
-                "depthwise": [(False, False)],
-                "direct": [(False, False)],
-                "blocked": [(True, False)],
-                "tiled": [(False, True), (True, True)],
-            }
-            if given not in fits[kind] or merge < 1 or bool(tile) != given[1]:
-                raise ValueError
-        except (KeyError, ValueError):
-            raise ValueError(
-                f"{text!r} is no lowering. Use 'native', 'depthwise', 'direct', "
-                "'blocked:merge=4', 'tiled:2x2' or 'tiled:2x2:merge=2'."
-            ) from None
-        return cls(kind, merge, tile)  # type: ignore[arg-type]
+        match = FORM.fullmatch(text)
+        if match:
+            tile = tuple(map(int, match["tile"].split("x"))) if match["tile"] else ()
+            found = cls(match["name"], int(match["merge"] or 1), tile)  # type: ignore[arg-type]
+            if str(found) == text and (not tile or (min(tile) > 0 and max(tile) > 1)):
+                return found
+        raise ValueError(
+            f"{text!r} is no algorithm. Use 'native', 'depthwise', 'direct', 'blocked:merge=4', "
+            "'tiled:2x2' or 'tiled:2x2:merge=2'."
+        )
 
     def fits(self, geometry: Geometry) -> bool:
-        """Whether a convolution can be computed in this way."""
+        """Whether a convolution can be computed so."""
         return geometry.groups % self.merge == 0 and (
             not self.tile or (len(self.tile) == len(geometry.stride) and geometry.can_tile)
         )
 
 
-NATIVE = Lowering()
-DEPTHWISE = Lowering("depthwise")
-DIRECT = Lowering("direct")
+NATIVE = Algorithm()
+DEPTHWISE = Algorithm("depthwise")
+DIRECT = Algorithm("direct")
 
 
-def native(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+class Algorithms(NamedTuple):
+    """How to compute a convolution, and its gradients with respect to input and weight."""
+
+    forward: Algorithm = NATIVE
+    grad_input: Algorithm = NATIVE
+    grad_weight: Algorithm = NATIVE
+
+
+def compute(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, algorithm: Algorithm
+) -> Tensor:
     """``[N, in, *size]``, ``[out, in / g, *k]``, ``[out]`` -> ``[N, out, *map]``."""
-    return conv(x, weight, bias, geometry)
-
-
-def blocked(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, merge: int
-) -> Tensor:
-    """As :func:`native`, with ``merge`` neighbouring groups computed as one."""
-    lowering = Lowering("blocked", merge)
-    return apply(x, *prepare(weight, bias, geometry, lowering), geometry, lowering)
-
-
-def tiled(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
-    tile: tuple[int, ...],
-    merge: int = 1,
-) -> Tensor:
-    """As :func:`native`, with ``tile`` neighbouring output pixels computed at once."""
-    lowering = Lowering("tiled", merge, tile)
-    return apply(x, *prepare(weight, bias, geometry, lowering), geometry, lowering)
-
-
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """As :func:`native`, by ``out / g`` depthwise convolutions and one sum over each group.
-
-    The partial sums are rounded to the dtype of the input, which costs accuracy below float32.
-    """
-    return apply(x, *prepare(weight, bias, geometry, DEPTHWISE), geometry, DEPTHWISE)
+    return apply(x, *prepare(weight, bias, geometry, algorithm), geometry, algorithm)
 
 
 def prepare(
-    weight: Tensor, bias: Tensor | None, geometry: Geometry, lowering: Lowering
+    weight: Tensor, bias: Tensor | None, geometry: Geometry, algorithm: Algorithm
 ) -> tuple[Tensor, Tensor | None]:
     """The weight and bias that :func:`apply` wants: once per model, or per call in training.
 
@@ -149,46 +123,52 @@ def prepare(
     depthwise: ``[out / g * in, 1, *k]``, ``[out]``.
     """
     groups = geometry.groups
-    if lowering.kind == "depthwise":
+    if algorithm.name == "depthwise":
         split = weight.unflatten(0, (groups, -1)).transpose(0, 1)  # [out / g, g, in / g, *k]
         return split.flatten(0, 2).unsqueeze(1), bias
-    if lowering.merge > 1:
-        weight = _merge_groups(weight, groups, lowering.merge)
-    if not lowering.tile:
+    if algorithm.merge > 1:
+        weight = _merge_groups(weight, groups, algorithm.merge)
+    if not algorithm.tile:
         return weight, bias
-    groups //= lowering.merge
-    pixels = math.prod(lowering.tile)
+    groups //= algorithm.merge
+    pixels = math.prod(algorithm.tile)
     if bias is not None:
         bias = bias.unflatten(0, (groups, 1, -1)).expand(-1, pixels, -1).flatten()
-    return _tile_kernels(weight, groups, lowering.tile, geometry.taps_per_stride), bias
+    return _tile_kernels(weight, groups, algorithm.tile, geometry.taps_per_stride), bias
 
 
-def collect(prepared: Tensor, shape: torch.Size, geometry: Geometry, lowering: Lowering) -> Tensor:
+def collect(
+    prepared: Tensor, shape: torch.Size, geometry: Geometry, algorithm: Algorithm
+) -> Tensor:
     """The adjoint of :func:`prepare`: from a gradient of its weight to that of the true one.
 
     ``shape`` is that of the true weight, ``[out, in / g, *k]``.
     """
     groups = geometry.groups
-    if lowering.kind == "depthwise":
+    if algorithm.name == "depthwise":
         split = prepared.squeeze(1).unflatten(0, (-1, groups, shape[1]))
         collected: Tensor = split.transpose(0, 1).flatten(0, 1)
         return collected
-    if lowering.tile:
+    if algorithm.tile:
         prepared = _untile_kernels(
-            prepared, groups // lowering.merge, lowering.tile, geometry.taps_per_stride
+            prepared, groups // algorithm.merge, algorithm.tile, geometry.taps_per_stride
         )
-    return _split_groups(prepared, groups, lowering.merge) if lowering.merge > 1 else prepared
+    return _split_groups(prepared, groups, algorithm.merge) if algorithm.merge > 1 else prepared
 
 
 def restore(
-    prepared: Tensor, bias: Tensor | None, shape: torch.Size, geometry: Geometry, lowering: Lowering
+    prepared: Tensor,
+    bias: Tensor | None,
+    shape: torch.Size,
+    geometry: Geometry,
+    algorithm: Algorithm,
 ) -> tuple[Tensor, Tensor | None]:
     """The inverse of :func:`prepare`: the true weight, of that shape, and bias."""
-    pixels = math.prod(lowering.tile)
+    pixels = math.prod(algorithm.tile)
     if bias is not None and pixels > 1:
-        bias = bias.unflatten(0, (geometry.groups // lowering.merge, pixels, -1))[:, 0].flatten()
+        bias = bias.unflatten(0, (geometry.groups // algorithm.merge, pixels, -1))[:, 0].flatten()
     # A tile holds the weight once per pixel, and collect() adds up.
-    return collect(prepared, shape, geometry, lowering) / pixels, bias
+    return collect(prepared, shape, geometry, algorithm) / pixels, bias
 
 
 def _merge_groups(weight: Tensor, groups: int, merge: int) -> Tensor:
@@ -243,16 +223,17 @@ def _shifted(row: Tensor, count: int, step: int) -> Tensor:
 
 
 def apply(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, lowering: Lowering
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, algorithm: Algorithm
 ) -> Tensor:
     """Convolve with what :func:`prepare` returned: ``[N, in, *size]`` -> ``[N, out, *map]``."""
-    if lowering.kind == "direct" and not is_exporting() and not is_functional():
+    learns = torch.is_grad_enabled() and x.requires_grad
+    if algorithm.name == "direct" and not (learns or is_recorded() or is_transformed()):
         return direct(x, [weight], [bias], [geometry])
-    if lowering.kind == "depthwise":
+    if algorithm.name == "depthwise":
         return _apply_depthwise(x, weight, bias, geometry)
-    geometry = geometry._replace(groups=geometry.groups // lowering.merge)
-    if lowering.tile:
-        return _apply_tiled(x, weight, bias, geometry, lowering.tile)
+    geometry = geometry._replace(groups=geometry.groups // algorithm.merge)
+    if algorithm.tile:
+        return _apply_tiled(x, weight, bias, geometry, algorithm.tile)
     return conv(x, weight, bias, geometry)
 
 

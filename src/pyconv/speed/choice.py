@@ -1,4 +1,4 @@
-"""The choice among the equal ways of ``lowering.py``: pinned, by the rule, or by timing."""
+"""The choice among equal algorithms: pinned, by the table, or by timing."""
 
 from __future__ import annotations
 
@@ -10,33 +10,61 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..onednn import HAS_AMX, Geometry, computed_in
-from . import kernels, table
-from .algorithms import DIRECT, NATIVE, Lowering
-from .direct import HEADERS, Task
-from .gradients import Ways, convolve
+from ..onednn import CONVS, HAS_AMX, Conv, Geometry, computed_in, geometry_of
+from . import kernels
+from .algorithms import DIRECT, NATIVE, Algorithm, Algorithms
+from .direct import Task
 from .problem import Problem, are_direct, problem_of
+from .table import is_exact, nearest, table_of
 from .timing import fastest
 
-__all__ = ["autotune", "choose", "choose_all", "grouped_conv"]
+__all__ = ["autotune", "choose", "choose_all", "pin", "pinned"]
+
+
+def pin(module: nn.Module, algorithm: str | None) -> None:
+    """Compute all grouped levels inside ``module`` in one way: for tests, timing, odd machines.
+
+    Args:
+        module: A layer, a block or a whole network.
+        algorithm: ``"native"``, ``"direct"``, ``"depthwise"``, ``"blocked:merge=4"``,
+            ``"tiled:2x2"`` or ``"tiled:2x2:merge=2"``; None leaves the choice to the library again.
+
+    Raises:
+        ValueError: if there is no such algorithm, or a level cannot be computed by it; then
+            nothing is pinned.
+    """
+    wanted = None if algorithm is None else Algorithm.parse(algorithm)
+    levels = {name: m for name, m in module.named_modules() if type(m) in CONVS and m.groups > 1}
+    for name, level in levels.items():
+        if wanted is not None and not wanted.fits(geometry_of(level)):
+            raise ValueError(
+                f"{name or 'the level'} ({level}) cannot be computed as {algorithm!r}: its groups "
+                "must be a multiple of merge, the tile needs one size per dimension of the map, "
+                "and the stride must be a multiple of the dilation. Pin the other levels one by "
+                "one, or 'native'."
+            )
+    for level in levels.values():
+        level.pinned_algorithm = wanted
+
+
+def pinned(level: Conv) -> Algorithm | None:
+    """The algorithm that :func:`pin` gave a level, if any."""
+    found: Algorithm | None = vars(level).get("pinned_algorithm")
+    return found
 
 
 class autotune:  # a verb, as torch.no_grad is
-    """Time the candidates once per shape, on the spot, instead of asking the rule.
+    """Time the algorithms once per shape, on the spot, instead of asking the table.
 
-    ``pyconv.autotune(True)`` switches it on for good; ``with pyconv.autotune():`` for a while.
+    ``pyconv.speed.autotune(True)`` switches it on for good; ``with autotune():`` for a while.
     """
 
     enabled: bool = False
 
     def __init__(self, enabled: bool = True) -> None:
         self.before = autotune.enabled
-        if enabled:
-            # Then torch.compile runs it where it would otherwise trace it. Not said at the
-            # function, because it imports the compiler, which takes as long as torch.
-            torch.compiler.assume_constant_result(_tuned)
         autotune.enabled = enabled
 
     def __enter__(self) -> None:
@@ -51,44 +79,27 @@ class autotune:  # a verb, as torch.no_grad is
         autotune.enabled = self.before
 
 
-def grouped_conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-    pinned: Lowering | None = None,
-) -> Tensor:
-    """``conv`` by the lowering that is pinned, or else chosen: arguments and shapes as there."""
-    geometry = Geometry(groups, stride, padding, dilation)
-    batched = x.dim() == weight.dim()  # else it is left to PyTorch, pinned or not
-    ways = Ways(pinned, pinned, pinned) if pinned and batched else choose(x, weight, geometry)
-    return convolve(x, weight, bias, geometry, ways)
-
-
 # Multiply-adds per image: too few to prepare a weight for in every call. Not per batch, so that
 # processes that share a batch compute what one would.
 SMALL = 2e6
 # On GPUs, where a smaller batch is launch-bound: native launches the fewest kernels.
-LEAST_IMAGES = 32
-ALL_NATIVE = Ways()
+LEAST_IMAGES = 64
+ALL_NATIVE = Algorithms()
 
 
-def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
+def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Algorithms:
     """How to compute one convolution, and its gradients if they will be wanted."""
     size = x.shape[2:]
     if geometry.groups == 1:
         return ALL_NATIVE  # no lane is idle
     if x.dim() != weight.dim() or not all(isinstance(n, int) for n in size):
-        return ALL_NATIVE  # an input without a batch, or of a size that an exporter leaves open
+        return ALL_NATIVE  # an input without a batch, or of a size that a compiler leaves open
     if not autotune.enabled and _stays_native(x, weight):
         return ALL_NATIVE
     problem, batch = problem_of(x, weight, geometry, "forward"), x.shape[0]
     if not torch.is_grad_enabled():
-        return Ways(_one(problem, batch))
-    return Ways(
+        return Algorithms(_one(problem, batch))
+    return Algorithms(
         _one(problem, batch),
         _one(problem._replace(mode="grad_input"), batch) if x.requires_grad else NATIVE,
         _one(problem._replace(mode="grad_weight"), batch) if weight.requires_grad else NATIVE,
@@ -96,14 +107,14 @@ def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Ways:
 
 
 def _stays_native(x: Tensor, weight: Tensor) -> bool:
-    """Whether no rule need be asked; asking takes time as well."""
+    """Whether no table need be asked; asking takes time as well."""
     if weight.numel() * math.prod(x.shape[2:]) < SMALL:
         return True
     if x.device.type == "cpu":
-        return not table.rule_of("cpu")
+        return not table_of("cpu")
     if torch.compiler.is_compiling():
         return x.device.type != "cuda"
-    return x.shape[0] < LEAST_IMAGES or not table.rule_of(x.device.type)
+    return x.shape[0] < LEAST_IMAGES or not table_of(x.device.type)
 
 
 # Per group: with more, PyTorch's own convolutions keep their vectors busy.
@@ -115,32 +126,32 @@ def choose_all(
     x: Tensor,
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
-    pinned: Sequence[Lowering | None],
-) -> list[Ways]:
-    """The ways for the levels of a pyramid: of each as :func:`grouped_conv` would, but for two.
+    pins: Sequence[Algorithm | None],
+) -> list[Algorithms]:
+    """The algorithms for the levels of a pyramid: of each as :func:`choose` says, but for two.
 
     Where kernels of our own are worth while at all, levels of few inputs are computed together, and
     so are the gradients of the input through those of few outputs; but not in bfloat16 with AMX,
     where PyTorch's own are faster.
     """
-    rows = list(zip(weights, geometries, pinned, strict=True))
-    ways = [
-        Ways(pin, pin, pin) if pin else choose(x, weight, geometry)
+    rows = list(zip(weights, geometries, pins, strict=True))
+    found = [
+        Algorithms(pin, pin, pin) if pin else choose(x, weight, geometry)
         for weight, geometry, pin in rows
     ]
-    if not any(DIRECT in way for way in ways):
-        return ways
-    free = [n for n, pin in enumerate(pinned) if not pin]
+    if not any(DIRECT in algorithms for algorithms in found):
+        return found
+    free = [n for n, pin in enumerate(pins) if not pin]
     few = [n for n in free if weights[n].shape[1] <= FEW_INPUTS]
     if _fit(x, weights, geometries, few, "forward"):
         for n in few:
-            ways[n] = ways[n]._replace(forward=DIRECT)
+            found[n] = found[n]._replace(forward=DIRECT)
     few = [n for n in free if weights[n].shape[0] // geometries[n].groups <= FEW_OUTPUTS]
     amx = HAS_AMX and computed_in(x) == torch.bfloat16
     if not amx and _fit(x, weights, geometries, few, "grad_input"):
         for n in few:
-            ways[n] = ways[n]._replace(grad_input=DIRECT)
-    return ways
+            found[n] = found[n]._replace(grad_input=DIRECT)
+    return found
 
 
 def _fit(
@@ -155,40 +166,42 @@ def _fit(
     return len(problems) > 1 and are_direct(tuple(problems), task)
 
 
-def _one(problem: Problem, batch: int) -> Lowering:
+def _one(problem: Problem, batch: int) -> Algorithm:
+    compiling = torch.compiler.is_compiling()
     if autotune.enabled:  # for this very size, which to a compiler may be a symbol
         size = tuple(operator.index(n) for n in problem.size)
-        return _tuned(tuple(problem._replace(size=size)), operator.index(batch))
-    if problem.device != "cpu" and torch.compiler.is_compiling():
-        # For maps and batches of any size, for it may be that they are symbols.
-        anywhere = problem._replace(size=(0,) * len(problem.size))
-        return _ruled_on_gpu(tuple(anywhere), None)
+        return _tuned(tuple(problem._replace(size=size)), operator.index(batch), compiling)
+    if problem.device == "cpu" and not compiling:
+        return _known(problem, kernels.available(), False)
+    # torch.compile sees through all but the kernels, and warns of caches, which it ignores. On GPUs
+    # it asks for maps of any size, for it may be that they are symbols.
     if problem.device != "cpu":
-        return _ruled_on_gpu(tuple(problem), batch)
-    # torch.compile sees through all ways but the kernels, and warns of caches, which it ignores.
-    if torch.compiler.is_compiling():
-        return table.nearest(problem, ours=False)
-    return _ruled(problem, kernels.load(*HEADERS) is not None)
+        problem = problem._replace(size=(0,) * len(problem.size)) if compiling else problem
+        return _known_on_gpu(tuple(problem))
+    return nearest(problem, table_of("cpu"), ours=False)
 
 
-_ruled = functools.cache(table.nearest)
+@functools.cache
+def _known(problem: Problem, ours: bool, exact: bool) -> Algorithm:
+    return NATIVE if exact else nearest(problem, table_of(problem.device), ours)
 
 
-def _ruled_on_gpu(fields: tuple[Any, ...], images: int | None) -> Lowering:
+def _known_on_gpu(fields: tuple[Any, ...]) -> Algorithm:
     problem = Problem(*fields)
-    way = _ruled(problem, False, images) if table.applies(problem) else NATIVE
-    return Lowering(*way)  # torch.compile fails on a constant that it knows by another name
+    found = _known(problem, False, is_exact(problem.dtype))
+    return Algorithm(*found)  # torch.compile fails on a constant that it knows by another name
 
 
-# What torch.compiler.assume_constant_result() sets: but that imports the compiler.
-_ruled_on_gpu._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _tuned(fields: tuple[Any, ...], batch: int) -> Lowering:
-    key = Problem(*fields), batch
+def _tuned(fields: tuple[Any, ...], batch: int, compiling: bool) -> Algorithm:
+    key = Problem(*fields), batch, compiling
     if key not in TIMED:
         TIMED[key] = fastest(*key)
-    return Lowering(*TIMED[key])  # see above
+    return Algorithm(*TIMED[key])  # see above
 
 
-TIMED: dict[tuple[Problem, int], Lowering] = {}
+# What torch.compiler.assume_constant_result() sets, so that torch.compile runs them where it would
+# trace them; but that imports the compiler, which takes as long as torch.
+vars(_known_on_gpu)["_dynamo_marked_constant"] = True
+vars(_tuned)["_dynamo_marked_constant"] = True
+
+TIMED: dict[tuple[Problem, int, bool], Algorithm] = {}

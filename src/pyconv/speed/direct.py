@@ -6,35 +6,21 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
+from functools import reduce
 from itertools import accumulate, zip_longest
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, library
 
-from ..onednn import Geometry, conv, conv_gradients
+from ..onednn import Geometry
 from . import kernels
+from .convolution import conv, conv_gradients
 from .kernels import DTYPES
 
-__all__ = [
-    "HEADERS",
-    "Task",
-    "add_up",
-    "direct",
-    "fits",
-    "grad_input",
-    "grad_inputs",
-    "grad_weight",
-    "grad_weights",
-    "pack",
-]
+__all__ = ["Task", "direct", "fits", "grad_inputs", "grad_weights", "pack"]
 
-HEADERS = (
-    *("vectors.h", "call.h", "lanes.h", "winograd.h", "amx.h", "direct.h"),
-    *("grad_weight.h", "grad_input.h", "sums.h"),
-)
 Biases = Sequence[Tensor | None]
 Task = Literal["forward", "grad_weight", "grad_input"]  # an entry of the kernels each
 
@@ -42,7 +28,7 @@ Task = Literal["forward", "grad_weight", "grad_input"]  # an entry of the kernel
 def direct(
     x: Tensor,
     weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
+    biases: Biases,
     geometries: Sequence[Geometry],
     relu: bool = False,
     packed: Tensor | None = None,
@@ -50,8 +36,8 @@ def direct(
     """Convolve ``x`` with each weight and concatenate the maps, rectified if asked for.
 
     ``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
-    The levels share stride, dilation and size of their maps. ``packed`` is what ``pack()``
-    made of the same weights, to save the time that it takes.
+    The levels share stride, dilation and size of their maps. ``packed`` is what :func:`pack`
+    made of the same weights, to save the time that it takes. It has no gradient.
     """
     out: Tensor = torch.ops.pyconv.direct(x, weights, biases, *_numbers(geometries), relu, packed)
     return out
@@ -76,26 +62,17 @@ def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
     return first.stride, padding, first.dilation, [geometry.groups for geometry in geometries]
 
 
-def grad_input(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The gradient of the input, from that of the map: ``[N, out, *map]`` -> as ``x``."""
-    gradient: Tensor = torch.ops.pyconv.direct_grad_input(grad, x, weight, *_numbers([geometry]))
-    return gradient
-
-
-def grad_weight(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """The gradient of a weight, from that of the map: ``[N, out, *map]`` -> as ``weight``."""
-    gradient: Tensor = torch.ops.pyconv.direct_grad_weight(grad, x, weight, *_numbers([geometry]))
-    return gradient
-
-
 def grad_inputs(
     grad: Tensor,
     x: Tensor,
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
-    starts: Sequence[int],
+    starts: Sequence[int] = (0,),
 ) -> Tensor:
-    """The gradient of the input through several weights; ``starts`` as for :func:`grad_weights`."""
+    """The gradient of the input through several weights.
+
+    ``starts`` says at which channel of ``grad``, ``[N, channels, *map]``, the map of each begins.
+    """
     if _may_ask(x, [*weights, grad], geometries):
         grad = grad.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
@@ -103,7 +80,9 @@ def grad_inputs(
         if _run("grad_input", found, grad, weights, [], geometries, starts=starts):
             return found
     rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
-    return add_up([conv_gradients(g, x, w, geometry, (True, False))[0] for g, w, geometry in rows])
+    maps = [conv_gradients(g, x, w, geometry, (True, False))[0] for g, w, geometry in rows]
+    total: Tensor = reduce(Tensor.add_, maps)
+    return total
 
 
 def grad_weights(
@@ -111,12 +90,9 @@ def grad_weights(
     x: Tensor,
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
-    starts: Sequence[int],
+    starts: Sequence[int] = (0,),
 ) -> list[Tensor]:
-    """The gradients of several weights; ``starts`` says where in ``grad`` their maps begin.
-
-    Eager only: ``torch.compile`` cannot trace it, but :func:`grad_weight`, an operator.
-    """
+    """The gradients of several weights; ``starts`` as for :func:`grad_inputs`."""
     if _may_ask(x, [*weights, grad], geometries):
         x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
         layout = torch.contiguous_format
@@ -130,21 +106,6 @@ def grad_weights(
 def _parts(grad: Tensor, weights: Sequence[Tensor], starts: Sequence[int]) -> list[Tensor]:
     rows = zip(weights, starts, strict=True)
     return [grad.narrow(1, start, weight.shape[0]) for weight, start in rows]
-
-
-def add_up(maps: Sequence[Tensor]) -> Tensor:
-    """The sum of maps of one shape, which lie channels-last on the CPU."""
-    first = maps[0]
-    compiled = kernels.load(*HEADERS) if first.dtype in DTYPES else None
-    if len(maps) == 1 or compiled is None:
-        return sum(maps[1:], start=first)
-    maps = [one.contiguous(memory_format=torch.channels_last) for one in maps]
-    out = torch.empty_like(maps[0])
-    numbers = [out.data_ptr(), out.numel(), torch.get_num_threads(), len(maps)]
-    numbers += [one.data_ptr() for one in maps]
-    call = (ctypes.c_int64 * len(numbers))(*numbers)
-    getattr(compiled, f"add_up_{DTYPES[first.dtype]}")(call)
-    return out
 
 
 def fits(
@@ -196,30 +157,42 @@ def _run(
     behind the other in ``out``, or where ``starts`` says. Without ``out`` nothing is computed but
     the weights ``packed``, if asked for.
     """
-    compiled = kernels.load(*HEADERS)
-    if compiled is None:
-        return 0
-    images, channels, height, width = x.shape
-    first = geometries[0]
-    numbers = [0, 0] if out is None else [x.data_ptr(), out.data_ptr()]
-    numbers += [_address(packed), 0 if packed is None else packed.numel()]
-    numbers += [images, height, width, channels, *_map(x, weights[0], first)]
     ends = list(accumulate(weight.shape[0] for weight in weights))
     starts = [0, *ends[:-1]] if starts is None else starts
-    numbers += [ends[-1] if out is None else out.shape[1], *first.stride, *first.dilation]
-    numbers += [relu, torch.get_num_threads(), len(weights)]
     asked = out is None and packed is None  # maybe of tensors that lie nowhere
-    for weight, bias, geometry, start in zip_longest(weights, biases, geometries, starts):
-        numbers += [0 if asked else _address(weight), _address(bias), weight.shape[0]]
-        numbers += [geometry.groups, *weight.shape[2:], *geometry.padding, start]
-    call = (ctypes.c_int64 * len(numbers))(*numbers)
-    run = getattr(compiled, f"{task}_{DTYPES[x.dtype]}")
-    run.restype = ctypes.c_int64
-    return int(run(call))
+    rows = zip_longest(weights, biases, geometries, starts)
+    levels = [
+        kernels.Level(
+            None if asked else weight.data_ptr(),
+            _address(bias),
+            weight.shape[0],
+            geometry.groups,
+            *weight.shape[2:],
+            *geometry.padding,
+            start,
+        )
+        for weight, bias, geometry, start in rows
+    ]
+    images, channels, height, width = x.shape
+    first = geometries[0]
+    call = kernels.Call(
+        None if out is None else x.data_ptr(),
+        _address(out),
+        _address(packed),
+        0 if packed is None else packed.numel(),
+        *(images, height, width, channels),
+        *_map(x, weights[0], first),
+        ends[-1] if out is None else out.shape[1],
+        *first.stride,
+        *first.dilation,
+        *(relu, torch.get_num_threads(), len(levels)),
+        (kernels.Level * len(levels))(*levels),
+    )
+    return kernels.run(task, x.dtype, call)
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 OPERATORS = library.Library("pyconv", "FRAGMENT")
@@ -231,11 +204,6 @@ OPERATORS.define(
     "direct_pack(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups, "
     "str version) -> Tensor"
 )
-for _name in ("direct_grad_input", "direct_grad_weight"):
-    OPERATORS.define(
-        f"{_name}(Tensor grad, Tensor x, Tensor weight, int[] stride, int[] padding, "
-        "int[] dilation, int[] groups) -> Tensor"
-    )
 
 
 def _geometries(
@@ -248,7 +216,7 @@ def _geometries(
     ]
 
 
-def _empty(x: Tensor, weights: Sequence[Tensor], *numbers: Any) -> Tensor:
+def _empty(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     size = _map(x, weights[0], _geometries(*numbers)[0])
     layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
     channels = sum(weight.shape[0] for weight in weights)
@@ -262,7 +230,7 @@ def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any)
     *_, relu, packed = numbers
     given = [bias for bias in biases if bias is not None]
     if _may_ask(x, [*weights, *given], geometries):
-        out = _empty(x, weights, *numbers)
+        out = _empty(x, weights, biases, *numbers)
         last = x.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
         biases = [None if bias is None else bias.contiguous() for bias in biases]
@@ -274,13 +242,9 @@ def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any)
 def _by_pytorch(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     levels = zip(weights, biases, _geometries(*numbers), strict=True)
     maps = [conv(x, weight, bias, geometry) for weight, bias, geometry in levels]
-    out = _empty(x, weights, *numbers).copy_(torch.cat(maps, 1))
+    out = _empty(x, weights, biases, *numbers).copy_(torch.cat(maps, 1))
     *_, relu, _ = numbers
     return out.relu_() if relu else out
-
-
-def _direct_fake(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
-    return _empty(x, weights, *numbers)
 
 
 def _packed_bytes(
@@ -309,49 +273,8 @@ def _pack_fake(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, device=first.device)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weights, biases, *numbers, relu, _ = inputs
-    ctx.geometries, ctx.biases = _geometries(*numbers), [bias is not None for bias in biases]
-    ctx.save_for_backward(x, output if relu else None, *weights)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, out, *weights = ctx.saved_tensors
-    if out is not None:
-        grad = torch.where(out <= 0, 0, grad)
-    grads = grad.split([weight.shape[0] for weight in weights], 1)
-    rows = list(zip(grads, weights, ctx.geometries, strict=True))
-    both = [conv_gradients(one, x, weight, geometry) for one, weight, geometry in rows]
-    grad_biases = [
-        one.sum((0, 2, 3)) if has else None for one, has in zip(grads, ctx.biases, strict=True)
-    ]
-    grad_x = torch.stack([a for a, _ in both]).sum(0)
-    return grad_x, [b for _, b in both], grad_biases, None, None, None, None, None, None
-
-
-def _grad_input_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
-    return grad_inputs(grad, x, [weight], _geometries(*numbers), [0])
-
-
-def _grad_input_fake(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _grad_weight_on_cpu(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
-    return grad_weights(grad, x, [weight], _geometries(*numbers), [0])[0]
-
-
-def _grad_weight_fake(grad: Tensor, x: Tensor, weight: Tensor, *numbers: Any) -> Tensor:
-    return torch.empty_like(weight, memory_format=torch.contiguous_format)
-
-
 OPERATORS.impl("direct", _on_cpu, "CPU")
 OPERATORS.impl("direct", _by_pytorch, "CompositeExplicitAutograd")
-OPERATORS.impl("direct_grad_input", _grad_input_on_cpu, "CompositeExplicitAutograd")
-OPERATORS.impl("direct_grad_weight", _grad_weight_on_cpu, "CompositeExplicitAutograd")
 OPERATORS.impl("direct_pack", _pack_on_cpu, "CompositeExplicitAutograd")
-library.register_fake("pyconv::direct", _direct_fake, lib=OPERATORS)
+library.register_fake("pyconv::direct", _empty, lib=OPERATORS)
 library.register_fake("pyconv::direct_pack", _pack_fake, lib=OPERATORS)
-library.register_fake("pyconv::direct_grad_input", _grad_input_fake, lib=OPERATORS)
-library.register_fake("pyconv::direct_grad_weight", _grad_weight_fake, lib=OPERATORS)
-library.register_autograd("pyconv::direct", _backward, setup_context=_setup_context, lib=OPERATORS)

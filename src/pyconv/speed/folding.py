@@ -12,9 +12,9 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from ..layers import GroupedConv, _PyConvNd
+from ..layers import _PyConvNd
+from ..onednn import CONVS, Conv
 from .guard import is_overridden
-from .prepared import Conv
 
 __all__ = ["fold", "foldable", "is_joinable_relu", "pairs", "replace"]
 
@@ -119,10 +119,10 @@ def _inside(
 
 
 class _Tracer(fx.Tracer):
-    """Looks inside everything but pyramids and their levels."""
+    """Looks inside everything but pyramids."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (_PyConvNd, GroupedConv)) or super().is_leaf_module(module, name)
+        return isinstance(module, _PyConvNd) or super().is_leaf_module(module, name)
 
 
 def is_joinable_relu(_: nn.Module, relu: nn.Module) -> bool:
@@ -135,19 +135,13 @@ def foldable(conv: nn.Module, norm: nn.Module) -> bool:
     levels = conv.levels if isinstance(conv, _PyConvNd) else [conv]
     return (
         isinstance(norm, Norm)
-        and _computes_as_here(conv)
+        and (not isinstance(conv, _PyConvNd) or type(conv).forward is _PyConvNd.forward)
         and norm.running_mean is not None
-        and all(isinstance(level, Conv) for level in levels)
+        and all(isinstance(level, CONVS) for level in levels)
         and not any(
             parametrize.is_parametrized(m) or is_overridden(m) for m in (conv, norm, *levels)
         )
     )
-
-
-def _computes_as_here(conv: nn.Module) -> bool:
-    """Whether a pyramid or level, which tracing does not look into, has the forward of its base."""
-    kinds = [kind for kind in (_PyConvNd, GroupedConv) if isinstance(conv, kind)]
-    return all(type(conv).forward is kind.forward for kind in kinds)
 
 
 @torch.no_grad()

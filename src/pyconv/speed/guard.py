@@ -1,22 +1,69 @@
-"""When the call of a module may be replaced by an equivalent computation."""
+"""The one guard: when a call of the networks may be replaced by an equal, faster computation."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as hooks
 
-__all__ = [
-    "is_dual",
-    "is_functional",
-    "is_large_map",
-    "is_overridden",
-    "is_transformed",
-    "is_unmodified",
-]
+from ..system.processor import is_exporting
+
+__all__ = ["allows", "guarded", "is_large_map", "is_overridden", "is_recorded", "is_transformed"]
 
 LEAST = 1 << 17  # numbers of a map, below which calling costs more than is saved
+
+
+def guarded(
+    faster: Callable[..., Any], parts: Callable[..., Iterable[nn.Module]]
+) -> Callable[..., Any]:
+    """A replacement that declines where the guard does not allow it.
+
+    Args:
+        faster: Called as what it replaces; the input is its last argument.
+        parts: Of the other arguments, the modules that are no longer called one by one.
+    """
+
+    def replacement(*arguments: Any) -> Any:
+        *others, x = arguments
+        return faster(*arguments) if allows(x, parts(*others)) else NotImplemented
+
+    return replacement
+
+
+def allows(x: object, modules: Iterable[nn.Module]) -> bool:
+    """Whether calling ``modules`` on ``x`` is nothing but their computation.
+
+    It is not where a module is hooked, patched or holds tensors of another class, nor where the
+    call is recorded for elsewhere (exported, traced) or transformed (``torch.func``).
+    """
+    return (
+        type(x) is Tensor
+        and not is_recorded()
+        and not is_transformed()
+        and not hooks._has_any_global_hook()
+        and all(map(_is_plain, modules))
+    )
+
+
+def is_recorded() -> bool:
+    """Whether a call is recorded, for machines without the kernels and for other compilers."""
+    return is_exporting() or (
+        not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+    )
+
+
+def is_transformed() -> bool:
+    """Whether forward mode or ``torch.func`` is at work, which follows PyTorch's operators alone.
+
+    Something may carry a tangent then: the weights, if not the input.
+    """
+    return not torch.compiler.is_compiling() and (
+        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    )
 
 
 def is_overridden(module: nn.Module) -> bool:
@@ -29,47 +76,20 @@ def is_overridden(module: nn.Module) -> bool:
     return bool(patched or module._forward_hooks or module._forward_pre_hooks)
 
 
-def is_unmodified(module: nn.Module) -> bool:
-    """Whether calling a module and going back is nothing but what its class says."""
+def _is_plain(module: nn.Module) -> bool:
     return not (
         is_overridden(module)
         or module._backward_hooks
         or module._backward_pre_hooks
-        or hooks._has_any_global_hook()
-    )
-
-
-def is_transformed(x: Tensor) -> bool:
-    """Whether a call is traced or transformed, so that more is asked of it than its numbers."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or type(x) is not Tensor
-        or forward_ad._current_level >= 0  # something may carry a tangent: the weights, if not x
-    )
-
-
-def is_functional() -> bool:
-    """Whether forward mode or ``torch.func`` is at work, which only PyTorch's operators follow.
-
-    Something may carry a tangent then: the weights, if not the input.
-    """
-    return not torch.compiler.is_compiling() and (
-        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+        or any(type(p) is not nn.Parameter for p in module._parameters.values() if p is not None)
     )
 
 
 def is_large_map(x: Tensor) -> bool:
-    """Whether ``x`` is a map that lies channels-last on the CPU, worth another way."""
+    """Whether ``x`` is a map that lies channels-last on the CPU, worth a kernel of our own."""
     return (
         x.dim() == 4
         and x.is_cpu
         and x.numel() >= LEAST
         and x.is_contiguous(memory_format=torch.channels_last)
     )
-
-
-def is_dual(tensor: Tensor) -> bool:
-    """Whether a tensor carries a tangent: in forward mode there is nothing to go back."""
-    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(tensor).tangent is not None

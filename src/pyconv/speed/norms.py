@@ -7,19 +7,16 @@ it can; elsewhere the modules are called one by one.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import kernels
-from .guard import is_dual, is_large_map, is_transformed, is_unmodified
-from .kernels import DTYPES
+from .guard import is_large_map
 
-__all__ = ["HEADERS", "norm_add_relu"]
+__all__ = ["norm_add_relu"]
 
-HEADERS = ("vectors.h", "norms.h")
 CHANNELS = 16  # a multiple of which the kernels want: the widest vector
 
 
@@ -29,8 +26,8 @@ def norm_add_relu(
     """``relu(norm(x) + shortcut)``, without those that are not given.
 
     ``[N, C, H, W]`` and a shortcut of the same shape -> ``[N, C, H, W]``. Computed at once in
-    training on the CPU, for channels-last maps in float32 or bfloat16, if the norm is a plain
-    ``nn.BatchNorm2d`` and the activation a plain ``nn.ReLU``, without hooks.
+    training on the CPU, for channels-last maps in float32 or bfloat16, if the norm is an
+    ``nn.BatchNorm2d`` and the activation an ``nn.ReLU``. The guard was asked before.
     """
     if _is_ours(x, norm, relu, shortcut):
         assert isinstance(norm, nn.BatchNorm2d)
@@ -48,18 +45,16 @@ def _is_ours(x: Tensor, norm: nn.Module, relu: nn.Module | None, shortcut: Tenso
     return (
         norm.training
         and type(norm) is nn.BatchNorm2d
-        and isinstance(x, Tensor)
-        and not is_transformed(x)
-        and is_unmodified(norm)
-        and (relu is None or (type(relu) is nn.ReLU and is_unmodified(relu)))
+        and (relu is None or type(relu) is nn.ReLU)
+        and not torch.compiler.is_compiling()
         and _has_statistics(norm)
         and is_large_map(x)
-        and x.dtype in DTYPES
+        and x.dtype in kernels.DTYPES
         and x.numel() > x.shape[1]
         and x.shape[1] == norm.num_features
         and x.shape[1] % CHANNELS == 0
-        and (shortcut is None or _is_alike(shortcut, x))
-        and kernels.load(*HEADERS) is not None
+        and (shortcut is None or (shortcut.shape, shortcut.dtype) == (x.shape, x.dtype))
+        and kernels.available()
     )
 
 
@@ -70,68 +65,17 @@ def _has_statistics(norm: nn.BatchNorm2d) -> bool:
         norm.track_running_stats
         and norm.momentum is not None
         and all(
-            t is not None
-            and type(t) in (Tensor, nn.Parameter)
-            and t.is_cpu
-            and t.dtype == torch.float32
-            and t.is_contiguous()
+            t is not None and t.is_cpu and t.dtype == torch.float32 and t.is_contiguous()
             for t in tensors
         )
     )
 
 
-def _is_alike(shortcut: Tensor, x: Tensor) -> bool:
-    return (
-        type(shortcut) is Tensor
-        and shortcut.shape == x.shape
-        and shortcut.dtype == x.dtype
-        and shortcut.is_cpu
-        and not is_dual(shortcut)
-    )
-
-
-class _Call(ctypes.Structure):
-    """What ``kernels/norms.h`` calls Norm."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                "x",
-                "shortcut",
-                "grad",
-                "out",
-                "grad_x",
-                "grad_shortcut",
-                "weight",
-                "bias",
-                "mean",
-                "deviation",
-                "running_mean",
-                "running_variance",
-                "grad_weight",
-                "grad_bias",
-            )
-        ),
-        *((name, ctypes.c_int64) for name in ("rows", "channels", "relu", "threads")),
-        *((name, ctypes.c_double) for name in ("epsilon", "momentum")),
-    ]
-
-
 def _call(entry: str, x: Tensor, tensors: dict[str, Tensor | None], **numbers: Any) -> None:
-    compiled = kernels.load(*HEADERS)
-    assert compiled is not None
     pointers = {name: t.data_ptr() for name, t in tensors.items() if t is not None}
-    channels = x.shape[1]
-    call = _Call(
-        x=x.data_ptr(),
-        rows=x.numel() // channels,
-        channels=channels,
-        threads=torch.get_num_threads(),
-        **pointers,
-        **numbers,
-    )
-    getattr(compiled, f"{entry}_{DTYPES[x.dtype]}")(ctypes.byref(call))
+    channels, threads = x.shape[1], torch.get_num_threads()
+    shape = {"rows": x.numel() // channels, "channels": channels, "threads": threads}
+    kernels.run(entry, x.dtype, kernels.Norm(x=x.data_ptr(), **shape, **pointers, **numbers))
 
 
 class _NormAddRelu(torch.autograd.Function):
@@ -171,7 +115,7 @@ class _NormAddRelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, deviation, out = ctx.saved_tensors
-        if torch.is_grad_enabled() or kernels.load(*HEADERS) is None:
+        if torch.is_grad_enabled() or not kernels.available():
             return _by_pytorch(ctx, grad)  # a gradient is wanted of the gradient; or disabled since
         # What was saved may have been elsewhere in between, and come back otherwise.
         x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))

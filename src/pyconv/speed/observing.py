@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..layers import GroupedConv
+from ..onednn import CONVS, Conv, geometry_of
 from .guard import is_overridden
-from .prepared import Conv, Convert, geometry_of
+from .prepared import Convert
 from .problem import Problem, problem_of
 
 __all__ = ["Called", "Seen", "is_grouped", "observe"]
@@ -65,10 +65,8 @@ class Called(Mapping[str, int]):
 
 
 def is_grouped(module: nn.Module) -> TypeGuard[Conv]:
-    """Also a plain convolution of the user's own; not one that may compute otherwise."""
-    plain = type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    ours = isinstance(module, GroupedConv) and type(module).forward is GroupedConv.forward
-    if is_overridden(module) or not (plain or ours):
+    """A level, or a convolution of the user's own; not one that may compute otherwise."""
+    if type(module) not in CONVS or is_overridden(module):
         return False
     conv = cast(Conv, module)
     return conv.groups > 1 and not isinstance(conv.padding, str)

@@ -1,9 +1,8 @@
-"""An equivalent, faster model for inference: norms folded, every level computed its fastest way."""
+"""An equivalent, faster model for inference: norms folded, levels by their fastest algorithm."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -11,25 +10,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..layers import GroupedConv2d, _PyConvNd
+from ..layers import _PyConvNd
+from ..onednn import Conv, geometry_of
 from ..system.processor import computes_in
-from .algorithms import Lowering
+from .algorithms import Algorithm
+from .choice import pinned
 from .direct import fits
 from .folding import fold, foldable, is_joinable_relu, pairs, replace
 from .guard import is_overridden
 from .observing import Called, Seen, is_grouped, observe
 from .prepared import (
-    Conv,
     Convert,
     ConvertBack,
     DirectPyramid,
     Frozen,
     PreparedConv,
-    WinogradConv2d,
-    geometry_of,
 )
 from .problem import ones, problem_of
-from .table import nearest
+from .table import nearest, table_of
 from .timing import fastest, race
 
 __all__ = ["optimize"]
@@ -45,14 +43,14 @@ def optimize(
     """Return an equivalent model for inference that runs faster.
 
     Batch norms are folded into the convolutions before them, images run channels-last, and each
-    grouped convolution runs the fastest equal way, with its weights prepared once. The result is
-    of the same class and has its methods, without gradients; it can be saved, copied, exported and
-    compiled. ``model`` stays as it is.
+    grouped convolution is computed by the fastest equal algorithm, with its weights prepared once.
+    The result is of the same class and has its methods, without gradients; it can be saved, copied,
+    exported and compiled. ``model`` stays as it is.
 
     Args:
         model: Any module in eval mode; what it holds besides pyramids runs as before.
-        example_inputs: What it will be called with: the ways are timed on it, on its device.
-            Without it a rule decides that was measured beforehand.
+        example_inputs: What it will be called with: the algorithms are timed on it, on its device.
+            Without it a table decides that was measured beforehand.
         dtype: Convert to this dtype, inputs of a call included; outputs come in it. Default: as
             it is. A processor without arithmetic of its own for it computes in float32.
         compile: Run the result through ``torch.compile`` with frozen weights; the first call for
@@ -123,12 +121,12 @@ def _lay_out(model: nn.Module, dtype: torch.dtype | None) -> Convert:
 
 
 def _prepare_grouped(model: nn.Module, seen: Mapping[str, Seen], compiled: bool) -> nn.Module:
-    """Every grouped convolution in its best way: timed on what was seen of it, else by the rule."""
-    timed: dict[Seen, Lowering] = {}
+    """Every grouped convolution by its best algorithm: timed on what was seen, or by the table."""
+    timed: dict[Seen, Algorithm] = {}
     for name, module in list(model.named_modules()):
         if is_grouped(module):
-            lowering = _decide(module, seen.get(name), timed, compiled)
-            model = replace(model, name, PreparedConv(module, lowering))
+            algorithm = _decide(module, seen.get(name), timed, compiled)
+            model = replace(model, name, PreparedConv(module, algorithm))
     return model
 
 
@@ -136,17 +134,16 @@ def _prepare_grouped(model: nn.Module, seen: Mapping[str, Seen], compiled: bool)
 def _choose_by(
     inputs: tuple[Any, ...], model: nn.Module, relus: dict[str, str], compiled: bool
 ) -> nn.Module:
-    """All that is timed on an example: grouped convolutions, pyramids as a whole, plain 3x3 ones.
+    """All that is timed on an example: grouped convolutions, and pyramids as a whole.
 
     ``relus`` names the ReLUs that alone read the output of a module.
     """
     pyramids = _joinable(model)
-    plain = _winograd_candidates(model) if compiled else {}
-    first = {name: levels[0] for name, levels in pyramids.items()} | plain
+    first = {name: levels[0] for name, levels in pyramids.items()}
     relus = {name: relus[name] for name in first if name in relus}
     seen, relus = observe(model, inputs, first, relus)
     model = _prepare_grouped(model, seen, compiled)
-    chosen: dict[str, DirectPyramid | WinogradConv2d] = {}
+    chosen: dict[str, DirectPyramid] = {}
     apart: dict[Hashable, int] = {}  # how many levels are best left out of the one pass
     for name in [name for name in pyramids if name in seen]:
         pyramid = model.get_submodule(name)
@@ -154,10 +151,6 @@ def _choose_by(
         if joint is not None:
             chosen[name] = joint
             model = replace(model, name, joint)
-    wins: dict[Seen, bool] = {}
-    for name in [name for name in plain if name in seen]:
-        if _winograd_is_faster(plain[name], seen[name], wins):
-            chosen[name] = WinogradConv2d.take(plain[name])
     for name in [name for name in chosen if name in relus]:
         chosen[name].relu = True
         model = replace(model, relus[name], nn.Identity())
@@ -171,28 +164,9 @@ def _joinable(model: nn.Module) -> dict[str, list[Conv]]:
         for name, module in model.named_modules()
         if isinstance(module, _PyConvNd)
         and type(module).forward is _PyConvNd.forward
-        and all(type(level) in (nn.Conv2d, GroupedConv2d) for level in module.levels)
+        and all(type(level) is nn.Conv2d for level in module.levels)
         and all(_pads_with_zeros(level) for level in module.levels)
         and not any(is_overridden(m) for m in module.modules())
-    }
-
-
-def _winograd_candidates(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """Plain convolutions that may run by Winograd; ``kernels/winograd.h`` knows for sure."""
-    pyramids = [module for module in model.modules() if isinstance(module, _PyConvNd)]
-    inside = {module for pyramid in pyramids for module in pyramid.modules()}
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if type(module) is nn.Conv2d
-        and module not in inside
-        and _pads_with_zeros(module)
-        and not is_overridden(module)
-        and module.weight.dtype == torch.float32
-        and (module.kernel_size, module.stride, module.dilation) == ((3, 3), (1, 1), (1, 1))
-        and module.groups == 1
-        and module.in_channels >= 64
-        and module.out_channels % 16 == 0
     }
 
 
@@ -203,18 +177,19 @@ def _pads_with_zeros(conv: nn.Module) -> bool:
 def _decide(
     conv: Conv,
     seen: Seen | None,
-    timed: dict[Seen, Lowering],
+    timed: dict[Seen, Algorithm],
     compiled: bool,
-) -> Lowering:
-    """The way pinned, or the fastest on what was seen, or the one that the rule expects to be."""
-    pinned = getattr(conv, "lowering", None)
-    if pinned is not None:
-        return cast(Lowering, pinned)
+) -> Algorithm:
+    """The algorithm pinned, or the fastest on what was seen, or what the table says."""
+    pin = pinned(conv)
+    if pin is not None:
+        return pin
     if seen is None:
         map_unknown = conv.weight.new_empty(1, conv.in_channels, *(0,) * len(conv.stride))
         layout = torch.channels_last if map_unknown.dim() == 4 else torch.contiguous_format
         x = map_unknown.contiguous(memory_format=layout)
-        return nearest(problem_of(x, conv.weight, geometry_of(conv), "prepared"))
+        problem = problem_of(x, conv.weight, geometry_of(conv), "prepared")
+        return nearest(problem, table_of(problem.device))
     if seen not in timed:
         timed[seen] = fastest(*seen, compiled)
     return timed[seen]
@@ -228,7 +203,7 @@ def _join(
     compiled: bool,
 ) -> DirectPyramid | None:
     """The pyramid with its levels in one pass, all or all grouped ones; None if it is faster."""
-    if any(getattr(conv, "lowering", None) for conv in convs):
+    if any(pinned(conv) for conv in convs):
         return None  # pinned
     problem, batch = seen
     levels = list(cast(_PyConvNd, pyramid).levels)
@@ -249,19 +224,3 @@ def _join(
     if first == len(levels):
         return None
     return DirectPyramid(levels[:first], convs[first:], frozen=compiled)
-
-
-FEW = 64  # pixels: to read the weights, which are more for Winograd, takes longer than to compute
-
-
-def _winograd_is_faster(conv: nn.Conv2d, seen: Seen, wins: dict[Seen, bool]) -> bool:
-    problem, batch = seen
-    x = ones(problem, batch, problem.in_channels, *problem.size)
-    geometry = geometry_of(conv)
-    if batch * math.prod(problem.size) < FEW or not fits(x, [conv.weight], [geometry]):
-        return False
-    if seen not in wins:
-        other = WinogradConv2d.take(copy.copy(conv))
-        times = race({True: partial(other.run, x, *other.pack()), False: partial(conv, x)})
-        wins[seen] = times[True] < times[False]
-    return wins[seen]

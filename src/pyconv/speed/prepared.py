@@ -5,37 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
-from ..onednn import Geometry
-from ..system.processor import is_exporting
-from .algorithms import NATIVE, Lowering, apply, native, prepare, restore
+from ..onednn import Conv, Geometry, geometry_of
+from .algorithms import NATIVE, Algorithm, apply, prepare, restore
+from .convolution import conv as convolve
 from .direct import direct, pack
-from .guard import is_functional
+from .guard import is_recorded, is_transformed
 
 __all__ = [
-    "Conv",
     "Convert",
     "ConvertBack",
     "DirectPyramid",
     "Frozen",
     "PreparedConv",
-    "WinogradConv2d",
-    "geometry_of",
 ]
-
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
-
-
-def geometry_of(conv: Conv) -> Geometry:
-    padding = conv.padding if conv.padding_mode == "zeros" else (0,) * len(conv.stride)
-    return Geometry(conv.groups, conv.stride, padding, conv.dilation)  # type: ignore[arg-type]
-
 
 # One node each for symbolic tracing, which cannot follow sizes.
 fx.wrap("_apply_prepared")
@@ -43,7 +32,7 @@ fx.wrap("_convolve_together")
 
 
 class PreparedConv(nn.Module):
-    """A grouped convolution for inference, in the way decided, its weight prepared for that.
+    """A grouped convolution for inference by the algorithm decided, its weight prepared for that.
 
     ``[N, in, *size]`` -> ``[N, out, *size / stride]``.
     """
@@ -51,15 +40,15 @@ class PreparedConv(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, conv: Conv, lowering: Lowering) -> None:
+    def __init__(self, conv: Conv, algorithm: Algorithm) -> None:
         super().__init__()
         self.geometry = geometry_of(conv)
-        self.lowering = lowering
+        self.algorithm = algorithm
         self.shape = tuple(conv.weight.shape)  # before it was prepared
         zeros = conv.padding_mode == "zeros"
         self.before = [] if zeros else list(conv._reversed_padding_repeated_twice)
         self.padding_mode = conv.padding_mode
-        weight, bias = prepare(conv.weight, conv.bias, self.geometry, lowering)
+        weight, bias = prepare(conv.weight, conv.bias, self.geometry, algorithm)
         layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
         self.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
@@ -67,10 +56,10 @@ class PreparedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.before:
             x = F.pad(x, self.before, self.padding_mode)
-        return _apply_prepared(x, self.weight, self.bias, self.shape, self.geometry, self.lowering)
+        return _apply_prepared(x, self.weight, self.bias, self.shape, self.geometry, self.algorithm)
 
     def extra_repr(self) -> str:
-        return f"{self.lowering}, groups={self.geometry.groups}, stride={self.geometry.stride}"
+        return f"{self.algorithm}, groups={self.geometry.groups}, stride={self.geometry.stride}"
 
 
 def _apply_prepared(
@@ -79,16 +68,16 @@ def _apply_prepared(
     bias: Tensor | None,
     shape: tuple[int, ...],
     geometry: Geometry,
-    lowering: Lowering,
+    algorithm: Algorithm,
 ) -> Tensor:
     if x.dim() < weight.dim():
-        batch = _apply_prepared(x.unsqueeze(0), weight, bias, shape, geometry, lowering)
+        batch = _apply_prepared(x.unsqueeze(0), weight, bias, shape, geometry, algorithm)
         return batch.squeeze(0)
-    if _is_recorded() and not all(type(n) is int for n in x.shape[2:]):
+    if is_recorded() and not all(type(n) is int for n in x.shape[2:]):
         # Tiles are laid out by the size of the map, which is left open.
-        weight, bias = restore(weight, bias, torch.Size(shape), geometry, lowering)
-        lowering = NATIVE
-    return apply(x, weight, bias, geometry, lowering)
+        weight, bias = restore(weight, bias, torch.Size(shape), geometry, algorithm)
+        algorithm = NATIVE
+    return apply(x, weight, bias, geometry, algorithm)
 
 
 class DirectPyramid(nn.Module):
@@ -146,52 +135,14 @@ def _convolve_together(
     if _may_run_kernels(x):
         return direct(x, weights, biases, geometries, relu, packed)
     levels = zip(weights, biases, geometries, strict=True)
-    out = torch.cat([native(x, *level) for level in levels], 1)
+    out = torch.cat([convolve(x, *level) for level in levels], 1)
     return F.relu(out) if relu else out
-
-
-class WinogradConv2d(nn.Conv2d):
-    """A plain 3x3 convolution that a compiler which freezes weights runs by Winograd's algorithm.
-
-    See ``kernels/winograd.h``. To all others it is the convolution that it was, but rectified with
-    ``relu``: ``[N, in, H, W]`` -> ``[N, out, *map]``.
-    """
-
-    relu = False
-
-    @staticmethod
-    def take(conv: nn.Conv2d) -> WinogradConv2d:
-        """Turn a convolution into one of these, for all who hold it, with all that it holds."""
-        conv.__class__ = WinogradConv2d
-        return cast(WinogradConv2d, conv)
-
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and input.dim() == 4 and _may_run_kernels(input):
-            return self.run(input, *self.pack())
-        out = super().forward(input)
-        return F.relu(out) if self.relu else out
-
-    def pack(self) -> tuple[Tensor, Tensor]:
-        """The weight as the kernels read it, and as they want it packed."""
-        weight = self.weight.contiguous()
-        return weight, pack([weight], [geometry_of(self)])
-
-    def run(self, x: Tensor, weight: Tensor, packed: Tensor) -> Tensor:
-        """Compute by the kernels, with what :meth:`pack` returned."""
-        return direct(x, [weight], [self.bias], [geometry_of(self)], self.relu, packed)
-
-
-def _is_recorded() -> bool:
-    """Whether what is computed is only recorded, for where there are no kernels of our own."""
-    if torch.compiler.is_compiling():
-        return is_exporting()
-    return is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def _may_run_kernels(x: Tensor) -> bool:
     return not (
-        _is_recorded()
-        or is_functional()
+        is_recorded()
+        or is_transformed()
         or (x.requires_grad and torch.is_grad_enabled())
         or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
     )

@@ -1,4 +1,4 @@
-"""What a grouped convolution has to compute, and which ways of ``lowering.py`` may suit it."""
+"""What a grouped convolution has to compute, and which algorithms may suit it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..onednn import Geometry, computed_in, is_channels_last, miscomputed
-from .algorithms import DIRECT, NATIVE, Lowering
+from ..onednn import Geometry, computed_in, miscomputed
+from .algorithms import DEPTHWISE, DIRECT, NATIVE, Algorithm
+from .convolution import is_channels_last
 from .direct import Task, fits
 
 __all__ = [
     "Mode",
     "Problem",
+    "algorithms_for",
     "are_direct",
-    "candidates",
     "goes_wrong",
     "layout_of",
     "ones",
@@ -30,7 +31,7 @@ Mode = Task | Literal["prepared"]
 
 
 class Problem(NamedTuple):
-    """All that the choice of a lowering looks at."""
+    """All that the choice of an algorithm looks at."""
 
     in_channels: int
     out_channels: int
@@ -41,6 +42,14 @@ class Problem(NamedTuple):
     channels_last: bool
     device: str  # its type, such as "cpu"
     mode: Mode
+
+    @property
+    def table_key(self) -> str:
+        """The part of a table that holds for it, such as ``"float32 channels_last forward"``."""
+        # On a GPU float16 goes through the same units as bfloat16, at the same speed.
+        half = self.device == "cuda" and self.dtype == torch.float16
+        dtype = str(torch.bfloat16 if half else self.dtype).removeprefix("torch.")
+        return f"{dtype} {'channels_last' if self.channels_last else 'contiguous'} {self.mode}"
 
     @property
     def inputs(self) -> int:
@@ -81,34 +90,34 @@ MOST_ZEROS_OF_HALVES = 16  # AMX has more of them to spare
 MOST_INPUTS_OF_GPUS, MOST_OUTPUTS_OF_GPUS = 512, 256  # of a group as computed
 
 
-def candidates(problem: Problem) -> list[Lowering]:
-    """The ways worth timing for a problem, native first."""
+def algorithms_for(problem: Problem) -> list[Algorithm]:
+    """The algorithms worth timing for a problem, native first."""
     if problem.geometry.groups == problem.in_channels and problem.outputs == 1:
         return [NATIVE]  # depthwise already
     if problem.device != "cpu":
-        return _candidates_of_gpus(problem)
+        return _algorithms_on_gpus(problem)
     found = [NATIVE]
     most_zeros = MOST_ZEROS if problem.dtype.itemsize >= 4 else MOST_ZEROS_OF_HALVES
     if _is_direct(problem):
         found.append(DIRECT)
     if problem.outputs <= 4 and problem.dtype.itemsize >= 4:  # its sums are rounded
-        found.append(Lowering("depthwise"))
+        found.append(DEPTHWISE)
     tiles = TILE_SHAPES[len(problem.kernel)] if problem.geometry.can_tile else ()
     for merge in MERGES:
         for tile in ((), *tiles):
-            lowering = Lowering("tiled" if tile else "blocked", merge, tile)
+            algorithm = Algorithm("tiled" if tile else "blocked", merge, tile)
             if (
                 problem.geometry.groups % merge == 0
                 and (merge > 1 or tile)
                 and problem.outputs * merge * math.prod(tile) <= MOST_OUTPUTS
-                and _zeros(problem, lowering) <= most_zeros
-                and not goes_wrong(problem, lowering)
+                and _zeros(problem, algorithm) <= most_zeros
+                and not goes_wrong(problem, algorithm)
             ):
-                found.append(lowering)
+                found.append(algorithm)
     return found
 
 
-def _candidates_of_gpus(problem: Problem) -> list[Lowering]:
+def _algorithms_on_gpus(problem: Problem) -> list[Algorithm]:
     """Tensor cores: zeros cost little, and groups of few channels leave them idle."""
     found = [NATIVE]
     groups = problem.geometry.groups
@@ -116,11 +125,11 @@ def _candidates_of_gpus(problem: Problem) -> list[Lowering]:
         if groups % merge or problem.inputs * merge > MOST_INPUTS_OF_GPUS:
             continue
         if merge > 1:
-            found.append(Lowering("blocked", merge))
+            found.append(Algorithm("blocked", merge))
         outputs = 4 * problem.outputs * merge
         tiles = problem.geometry.can_tile and len(problem.kernel) == 2
         if tiles and merge in (1, 4, 16, groups) and outputs <= MOST_OUTPUTS_OF_GPUS:
-            found.append(Lowering("tiled", merge, (2, 2)))
+            found.append(Algorithm("tiled", merge, (2, 2)))
     return found
 
 
@@ -141,15 +150,15 @@ def are_direct(problems: tuple[Problem, ...], task: Task = "forward") -> bool:
     return fits(x, weights, [p.geometry for p in problems], task)
 
 
-def goes_wrong(problem: Problem, lowering: Lowering) -> bool:
-    """Whether a way would meet an error of oneDNN, and go round it slowly."""
-    geometry, tile = problem.geometry, lowering.tile or (1,) * len(problem.kernel)
+def goes_wrong(problem: Problem, algorithm: Algorithm) -> bool:
+    """Whether an algorithm would meet an error of oneDNN, and go round it slowly."""
+    geometry, tile = problem.geometry, algorithm.tile or (1,) * len(problem.kernel)
     rows = zip(problem.kernel, tile, geometry.stride, geometry.dilation, strict=True)
     kernel = [k + (t - 1) * s // d for k, t, s, d in rows]
     stride = tuple(s * t for s, t in zip(geometry.stride, tile, strict=True))
     return miscomputed(
         problem.size,
-        (problem.out_channels, problem.inputs * lowering.merge, *kernel),
+        (problem.out_channels, problem.inputs * algorithm.merge, *kernel),
         geometry._replace(stride=stride),
         problem.dtype,
         problem.device,
@@ -157,11 +166,11 @@ def goes_wrong(problem: Problem, lowering: Lowering) -> bool:
     )
 
 
-def _zeros(problem: Problem, lowering: Lowering) -> float:
+def _zeros(problem: Problem, algorithm: Algorithm) -> float:
     """Multiply-adds computed for each that is wanted."""
-    ratio = float(lowering.merge)
+    ratio = float(algorithm.merge)
     _, stride, _, dilation = problem.geometry
-    for k, s, d, t in zip(problem.kernel, stride, dilation, lowering.tile, strict=False):
+    for k, s, d, t in zip(problem.kernel, stride, dilation, algorithm.tile, strict=False):
         ratio *= (k + (t - 1) * s // d) / k
     return ratio
 

@@ -7,6 +7,7 @@ added up in as many passes as there are levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import accumulate, groupby
 from typing import Any, cast
 
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..onednn import Geometry, computed_in
-from .algorithms import DIRECT, NATIVE, apply, prepare
-from .direct import add_up, direct, grad_inputs, grad_weights
-from .gradients import Ways, gradients, gradients_by
+from .algorithms import DIRECT, NATIVE, Algorithms, compute
+from .direct import direct, grad_inputs, grad_weights
+from .gradients import gradients, gradients_by
 
 __all__ = ["convolve_levels"]
 
@@ -26,7 +27,7 @@ def convolve_levels(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     geometries: Sequence[Geometry],
-    ways: Sequence[Ways],
+    algorithms: Sequence[Algorithms],
 ) -> Tensor:
     """``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
 
@@ -34,7 +35,7 @@ def convolve_levels(
     """
     # Autocast does not reach into the gradients, so the tensors are cast here.
     tensors = [None if t is None else t.to(computed_in(t)) for t in (x, *weights, *biases)]
-    out: Tensor = _Pyramid.apply(tuple(geometries), tuple(ways), *tensors)
+    out: Tensor = _Pyramid.apply(tuple(geometries), tuple(algorithms), *tensors)
     return out
 
 
@@ -43,27 +44,27 @@ class _Pyramid(torch.autograd.Function):
     def forward(
         ctx: Any,
         geometries: tuple[Geometry, ...],
-        ways: tuple[Ways, ...],
+        algorithms: tuple[Algorithms, ...],
         x: Tensor,
         *tensors: Tensor | None,
     ) -> Tensor:
-        count = len(ways)
-        ctx.geometries, ctx.ways = geometries, ways
+        count = len(algorithms)
+        ctx.geometries, ctx.algorithms = geometries, algorithms
         weights, biases = cast(Any, tensors[:count]), tensors[count:]
         ctx.save_for_backward(x, *weights)
         maps: list[Tensor] = []
-        rows = zip(ways, geometries, strict=True)
-        alike = [(way.forward, g.stride, g.dilation) for way, g in rows]
-        for (way, *_), run in groupby(range(count), alike.__getitem__):
+        rows = zip(algorithms, geometries, strict=True)
+        alike = [(chosen.forward, g.stride, g.dilation) for chosen, g in rows]
+        for (algorithm, *_), run in groupby(range(count), alike.__getitem__):
             levels = list(run)
             here = slice(levels[0], levels[-1] + 1)
-            if way == DIRECT:
+            if algorithm == DIRECT:
                 maps.append(direct(x, weights[here], biases[here], geometries[here]))
             else:
                 for weight, bias, geometry in zip(
                     weights[here], biases[here], geometries[here], strict=True
                 ):
-                    maps.append(apply(x, *prepare(weight, bias, geometry, way), geometry, way))
+                    maps.append(compute(x, weight, bias, geometry, algorithm))
         return torch.cat(maps, 1) if len(maps) > 1 else maps[0]
 
     @staticmethod
@@ -78,7 +79,7 @@ class _Pyramid(torch.autograd.Function):
             grad_x: Tensor | None = torch.stack([a for a, _ in both if a is not None]).sum(0)
             grad_w: list[Tensor | None] = [b for _, b in both]
         else:
-            grad_x, grad_w = _gradients(grad, x, weights, ctx.geometries, ctx.ways, wants_x)
+            grad_x, grad_w = _gradients(grad, x, weights, ctx.geometries, ctx.algorithms, wants_x)
         grad_b = [
             part.sum((0, 2, 3)) if wanted else None
             for part, wanted in zip(parts, wants[len(parts) :], strict=True)
@@ -91,31 +92,32 @@ def _gradients(
     x: Tensor,
     weights: Sequence[Tensor],
     geometries: Sequence[Geometry],
-    ways: Sequence[Ways],
+    algorithms: Sequence[Algorithms],
     wants_x: bool,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """The gradients of the input, if wanted, and of all weights, in one pass where chosen."""
     starts = [0, *accumulate(weight.shape[0] for weight in weights)]
 
     def levels(
-        chosen: list[int],
+        numbers: list[int],
     ) -> tuple[Sequence[Tensor], Sequence[Geometry], Sequence[int]]:
-        rows = [(weights[n], geometries[n], starts[n]) for n in chosen]
+        rows = [(weights[n], geometries[n], starts[n]) for n in numbers]
         of_weights, of_geometries, of_starts = zip(*rows, strict=True)
         return of_weights, of_geometries, of_starts
 
-    by_weight = [n for n, way in enumerate(ways) if way.grad_weight == DIRECT]
-    by_input = [n for n, way in enumerate(ways) if wants_x and way.grad_input == DIRECT]
-    grad_w: list[Tensor | None] = [None] * len(ways)
+    by_weight = [n for n, chosen in enumerate(algorithms) if chosen.grad_weight == DIRECT]
+    by_input = [n for n, chosen in enumerate(algorithms) if wants_x and chosen.grad_input == DIRECT]
+    grad_w: list[Tensor | None] = [None] * len(algorithms)
     if by_weight:
         together = grad_weights(grad, x, *levels(by_weight))
         for n, gradient in zip(by_weight, together, strict=True):
             grad_w[n] = gradient
     grad_xs = [grad_inputs(grad, x, *levels(by_input))] if by_input else []
-    for n, (weight, geometry, way) in enumerate(zip(weights, geometries, ways, strict=True)):
+    rows = zip(weights, geometries, algorithms, strict=True)
+    for n, (weight, geometry, chosen) in enumerate(rows):
         part = grad.narrow(1, starts[n], weight.shape[0])
         wants = (wants_x and n not in by_input, n not in by_weight)
-        a, b = gradients_by(way, part, x, weight, geometry, wants)
+        a, b = gradients_by(chosen, part, x, weight, geometry, wants)
         grad_xs += [] if a is None else [a]
         grad_w[n] = grad_w[n] if b is None else b
-    return add_up(grad_xs) if wants_x else None, grad_w
+    return reduce(Tensor.add_, grad_xs) if wants_x else None, grad_w

@@ -1,4 +1,4 @@
-"""The ways timed on the spot."""
+"""The algorithms timed on the spot."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import TypeVar
 
 import torch
 
-from .algorithms import Lowering, apply, native, prepare
+from .algorithms import DEPTHWISE, DIRECT, Algorithm, apply, compute, prepare
 from .gradients import gradients
-from .problem import Problem, candidates, layout_of, ones
+from .problem import Problem, algorithms_for, layout_of, ones
 
 __all__ = ["fastest", "measure", "race"]
 
 Runner = TypeVar("Runner")
 
 
-def fastest(problem: Problem, batch: int, compiled: bool = False) -> Lowering:
-    """The candidate that :func:`measure` finds to be fastest.
+def fastest(problem: Problem, batch: int, compiled: bool = False) -> Algorithm:
+    """The algorithm that :func:`measure` finds to be fastest.
 
     Under torch.compile, tiles are the better ones: their copies melt into their neighbours, and
-    those of depthwise do not. Timing each candidate compiled would take minutes.
+    those of depthwise do not. It runs no kernel of our own in training. Timing each algorithm
+    compiled would take minutes.
     """
     times = measure(problem, batch)
-    ways = [way for way in times if not (compiled and way.kind == "depthwise")]
-    return min(ways, key=times.__getitem__)
+    left_out = (DEPTHWISE, DIRECT) if compiled else ()
+    return min((one for one in times if one not in left_out), key=times.__getitem__)
 
 
 def measure(
@@ -35,9 +36,9 @@ def measure(
     batch: int,
     rounds: int = 5,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[Lowering, float]:
-    """Run the candidates in turns and return their median seconds."""
-    runs = {way: _run(problem, batch, way) for way in candidates(problem)}
+) -> dict[Algorithm, float]:
+    """Run the algorithms in turns and return their median seconds."""
+    runs = {one: _run(problem, batch, one) for one in algorithms_for(problem)}
     if problem.device == "cpu":
         return race(runs, rounds, clock)
     with _unsearched():
@@ -46,7 +47,7 @@ def measure(
 
 @contextlib.contextmanager
 def _unsearched() -> Iterator[None]:
-    """Without cuDNN's own search, which takes up to a second for each way."""
+    """Without cuDNN's own search, which takes up to a second for each algorithm."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     try:
@@ -88,24 +89,28 @@ def race(
     return {key: statistics.median(seconds) for key, seconds in times.items()}
 
 
-def _run(problem: Problem, batch: int, lowering: Lowering) -> Callable[[], object]:
+def _run(problem: Problem, batch: int, algorithm: Algorithm) -> Callable[[], object]:
     """One call as the problem describes it."""
     geometry = problem.geometry
     x = ones(problem, batch, problem.in_channels, *problem.size)
     weight = ones(problem, problem.out_channels, problem.inputs, *problem.kernel)
-    prepared = prepare(weight, None, geometry, lowering)[0]
+    prepared = prepare(weight, None, geometry, algorithm)[0]
     prepared = prepared.contiguous(memory_format=layout_of(problem))
-    grad = native(x[:1], weight, None, geometry)
-    grad = ones(problem, batch, *grad.shape[1:])
+    grad = ones(
+        problem,
+        batch,
+        problem.out_channels,
+        *geometry.map_size(problem.size, problem.kernel),
+    )
 
     def run() -> object:
         with torch.autocast(problem.device, enabled=False), torch.no_grad():
             if problem.mode == "prepared":
-                return apply(x, prepared, None, geometry, lowering)
+                return apply(x, prepared, None, geometry, algorithm)
             if problem.mode == "forward":
-                return apply(x, *prepare(weight, None, geometry, lowering), geometry, lowering)
+                return compute(x, weight, None, geometry, algorithm)
             wanted = (problem.mode == "grad_input", problem.mode == "grad_weight")
-            return gradients(grad, x, weight, geometry, lowering, wanted)
+            return gradients(grad, x, weight, geometry, algorithm, wanted)
 
     return run
 

@@ -15,13 +15,54 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["DTYPES", "build", "disabled", "enabled", "load", "version"]
+__all__ = ["DTYPES", "Call", "Level", "Norm", "available", "build", "disabled", "run", "version"]
 
 FOLDER = Path(__file__).parent
+HEADERS = (
+    *("vectors.h", "call.h", "lanes.h", "amx.h", "forward.h"),
+    *("grad_weight.h", "grad_input.h", "norms.h"),
+)  # in the order in which they build on each other
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # and how entries end
+SOURCE = "".join((FOLDER / name).read_text(encoding="utf-8") for name in HEADERS)
 _enabled = True
-_sources = b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.h")))
-_version = f"{hashlib.sha256(_sources).hexdigest()[:16]}-{torch.backends.cpu.get_cpu_capability()}"
+_version = (
+    f"{hashlib.sha256(SOURCE.encode()).hexdigest()[:16]}-{torch.backends.cpu.get_cpu_capability()}"
+)
+
+
+def _fields(pointers: str = "", numbers: str = "", floats: str = "") -> list[tuple[str, type]]:
+    kinds = ((pointers, ctypes.c_void_p), (numbers, ctypes.c_int64), (floats, ctypes.c_double))
+    return [(name, kind) for names, kind in kinds for name in names.split()]
+
+
+class Level(ctypes.Structure):
+    """A level of a pyramid, as ``call.h`` has it."""
+
+    _fields_ = _fields("weight bias", "outputs groups height width pad_y pad_x first")
+
+
+class Call(ctypes.Structure):
+    """What the levels of a pyramid are to compute together, as ``call.h`` has it."""
+
+    _fields_ = [
+        *_fields(
+            "x out packed_weights",
+            "packed_bytes images height width channels out_height out_width out_channels "
+            "stride_y stride_x dilation_y dilation_x relu threads levels",
+        ),
+        ("level", ctypes.POINTER(Level)),
+    ]
+
+
+class Norm(ctypes.Structure):
+    """What a norm is to compute, as ``norms.h`` has it."""
+
+    _fields_ = _fields(
+        "x shortcut grad out grad_x grad_shortcut weight bias mean deviation running_mean "
+        "running_variance grad_weight grad_bias",
+        "rows channels relu threads",
+        "epsilon momentum",
+    )
 
 
 @contextlib.contextmanager
@@ -35,43 +76,44 @@ def disabled() -> Iterator[None]:
         _enabled = before
 
 
-def enabled() -> bool:
-    """Whether the kernels may run: False inside :func:`disabled`."""
-    return _enabled
-
-
 def version() -> str:
     """A string that changes with the kernels, so that no cache gives programs of others."""
     return _version if _enabled else "disabled"
 
 
-def load(*headers: str) -> ctypes.CDLL | None:
-    """The kernels of these headers, compiled for this processor; None where they cannot be."""
-    return _compiled(headers) if _enabled else None
+def available() -> bool:
+    """Whether the kernels may run and can: compiles them if they were not yet."""
+    return _enabled and _compiled() is not None
+
+
+def run(entry: str, dtype: torch.dtype, call: ctypes.Structure) -> int:
+    """Call a kernel such as ``"forward"``; 0 if it cannot compute this, or there are none."""
+    compiled = _compiled() if _enabled else None
+    return 0 if compiled is None else getattr(compiled, f"{entry}_{DTYPES[dtype]}")(call)
 
 
 @functools.cache
-def _compiled(headers: tuple[str, ...]) -> ctypes.CDLL | None:
-    _source(headers)  # a file that is missing is not for want of a compiler
+def _compiled() -> ctypes.CDLL | None:
     try:
-        return build(headers)
+        return build()
     except Exception:  # no compiler, one of another kind, no place to write: all is only slower
         return None
 
 
-def _source(headers: tuple[str, ...]) -> str:
-    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in headers)
-
-
-def build(headers: tuple[str, ...], *flags: str) -> ctypes.CDLL:
-    """Compile headers, in the order in which they build on each other, or take them from the cache.
+def build(*flags: str) -> ctypes.CDLL:
+    """Compile the kernels, or take them from the cache.
 
     Raises:
         Exception: of many kinds, where nothing can be compiled.
     """
     from torch._inductor.codecache import CppCodeCache  # takes a second to import
 
-    source = _source(headers)
     # Numbers are multiplied and added in one rounding, as in every fast convolution.
-    compiled: ctypes.CDLL = CppCodeCache.load(source, extra_flags=("-ffp-contract=fast", *flags))
+    compiled: ctypes.CDLL = CppCodeCache.load(SOURCE, extra_flags=("-ffp-contract=fast", *flags))
+    for name in ("forward", "grad_weight", "grad_input", "norm_forward", "norm_backward"):
+        for dtype in DTYPES.values():
+            entry = getattr(compiled, f"{name}_{dtype}")
+            entry.restype = ctypes.c_int64
+            kind = Norm if name.startswith("norm") else Call
+            entry.argtypes = [ctypes.POINTER(kind)]
     return compiled

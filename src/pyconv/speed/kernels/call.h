@@ -11,7 +11,7 @@ struct Level {
   int64_t per_group() const { return outputs / groups; }
 };
 
-// As direct.py fills it: the pointers and numbers in this order.
+// As direct.py fills it.
 template <typename T>
 struct Call {
   const T* x;  // [images, height, width, channels]
@@ -22,7 +22,7 @@ struct Call {
   int64_t packed_bytes;
   int64_t images, height, width, channels, out_height, out_width, out_channels;
   int64_t stride_y, stride_x, dilation_y, dilation_x, relu, threads, levels;
-  Level<T> level[1];  // as many as there are levels
+  const Level<T>* level;  // as many as there are levels
 
   bool has_packed_weights(int64_t bytes) const {
     return packed_weights && packed_bytes == bytes && uintptr_t(packed_weights) % 64 == 0;

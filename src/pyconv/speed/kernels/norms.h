@@ -60,7 +60,7 @@ struct Sums {
 };
 
 template <typename T>
-void forwards(const Norm<T>& norm) {
+int64_t forwards(const Norm<T>& norm) {
   const int64_t channels = norm.channels, rows = norm.rows;
   // Subtracted from all numbers, so that the sum of squares loses nothing to a large mean.
   std::vector<float> near(channels), scale(channels), shift(channels);
@@ -101,10 +101,11 @@ void forwards(const Norm<T>& norm) {
           store(norm.out + at, norm.relu ? rectified(v) : v);
         }
   }
+  return 1;
 }
 
 template <typename T>
-void backwards(const Norm<T>& norm) {
+int64_t backwards(const Norm<T>& norm) {
   const int64_t channels = norm.channels, rows = norm.rows;
   std::vector<float> scale(channels), shift(channels), slope(channels), level(channels);
   for (int64_t c = 0; c < channels; ++c) {
@@ -151,9 +152,10 @@ void backwards(const Norm<T>& norm) {
                                     load(&level[c]));
         }
   }
+  return 1;
 }
 
-extern "C" void norm_forward_float32(const Norm<float>* norm) { forwards(*norm); }
-extern "C" void norm_forward_bfloat16(const Norm<Bfloat16>* norm) { forwards(*norm); }
-extern "C" void norm_backward_float32(const Norm<float>* norm) { backwards(*norm); }
-extern "C" void norm_backward_bfloat16(const Norm<Bfloat16>* norm) { backwards(*norm); }
+extern "C" int64_t norm_forward_float32(const Norm<float>* norm) { return forwards(*norm); }
+extern "C" int64_t norm_forward_bfloat16(const Norm<Bfloat16>* norm) { return forwards(*norm); }
+extern "C" int64_t norm_backward_float32(const Norm<float>* norm) { return backwards(*norm); }
+extern "C" int64_t norm_backward_bfloat16(const Norm<Bfloat16>* norm) { return backwards(*norm); }

@@ -1,0 +1,23 @@
+"""Everything that computes the same faster: the one door to it.
+
+:func:`install` puts it behind the plain forwards of the layers and blocks. Without this package the
+library is complete, only slower.
+"""
+
+from ..replaceable import FASTER
+from .blocks import basic_block, bottleneck, pyramid, sequence
+from .choice import autotune, pin
+from .guard import guarded
+from .kernels import disabled
+from .memory import keep_memory
+from .optimize import optimize
+
+__all__ = ["autotune", "disabled", "install", "keep_memory", "optimize", "pin"]
+
+
+def install() -> None:
+    """Let the layers and blocks be computed by what is faster here."""
+    FASTER["pyconv.layers._PyConvNd.forward"] = guarded(pyramid, lambda layer: layer.levels)
+    FASTER["pyconv.resnet.PyConvBlock.forward"] = guarded(bottleneck, lambda b: b.children())
+    FASTER["pyconv.resnet._BasicBlock.forward"] = guarded(basic_block, lambda b: b.children())
+    FASTER["pyconv.resnet.in_turn"] = guarded(sequence, lambda modules: modules)
