@@ -91,13 +91,12 @@ class PyConvBlock(nn.Module):
         self.conv3 = nn.Conv2d(planes, planes * expansion, 1, bias=False)
         self.bn3 = norm(planes * expansion)
         self.relu = nn.ReLU(inplace=True)
-        self.relu2 = nn.ReLU(inplace=True)  # apart, so that optimize() can join it to the pyramid
         self.downsample = downsample
 
     @replaceable
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu2(self.bn2(self.conv2(out)))
+        out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(out + shortcut)  # type: ignore[no-any-return]

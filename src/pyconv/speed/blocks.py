@@ -74,7 +74,7 @@ def bottleneck(block: PyConvBlock, x: Tensor) -> Any:
     if not _pays(block, block.conv2):
         return NotImplemented
     out = norm_add_relu(block.conv1(x), block.bn1, block.relu)
-    out = norm_add_relu(_grouped(block.conv2, out), block.bn2, block.relu2)
+    out = norm_add_relu(_grouped(block.conv2, out), block.bn2, block.relu)
     return norm_add_relu(block.conv3(out), block.bn3, block.relu, _shortcut(block.downsample, x))
 
 

@@ -19,7 +19,7 @@ from . import kernels
 from .convolution import conv, conv_gradients
 from .kernels import DTYPES
 
-__all__ = ["Task", "direct", "fits", "grad_inputs", "grad_weights", "pack"]
+__all__ = ["Task", "direct", "fits", "grad_inputs", "grad_weights"]
 
 Biases = Sequence[Tensor | None]
 Task = Literal["forward", "grad_weight", "grad_input"]  # an entry of the kernels each
@@ -30,27 +30,14 @@ def direct(
     weights: Sequence[Tensor],
     biases: Biases,
     geometries: Sequence[Geometry],
-    relu: bool = False,
-    packed: Tensor | None = None,
 ) -> Tensor:
-    """Convolve ``x`` with each weight and concatenate the maps, rectified if asked for.
+    """Convolve ``x`` with each weight and concatenate the maps; it has no gradient.
 
     ``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
-    The levels share stride, dilation and size of their maps. ``packed`` is what :func:`pack`
-    made of the same weights, to save the time that it takes. It has no gradient.
+    The levels share stride, dilation and size of their maps.
     """
-    out: Tensor = torch.ops.pyconv.direct(x, weights, biases, *_numbers(geometries), relu, packed)
+    out: Tensor = torch.ops.pyconv.direct(x, weights, biases, *_numbers(geometries))
     return out
-
-
-def pack(weights: Sequence[Tensor], geometries: Sequence[Geometry]) -> Tensor:
-    """The weights as the kernels want them here, bytes; none where there are no such kernels.
-
-    As an operator, so that compilers that freeze weights do it once and for all.
-    """
-    numbers = _numbers(geometries)
-    packed: Tensor = torch.ops.pyconv.direct_pack(weights, *numbers, kernels.version())
-    return packed
 
 
 def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
@@ -116,7 +103,7 @@ def fits(
 ) -> bool:
     """Whether the kernels can compute this; compiles them if they might."""
     asked = _may_ask(x, weights, geometries)
-    return asked and _run(task, x, None, weights, [], geometries) > 0
+    return asked and _run(task, x, None, weights, [], geometries)
 
 
 def _may_ask(x: Tensor, others: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:
@@ -146,24 +133,20 @@ def _run(
     weights: Sequence[Tensor],
     biases: Biases,
     geometries: Sequence[Geometry],
-    relu: bool = False,
     starts: Sequence[int] | None = None,
-    packed: Tensor | None = None,
-) -> int:
-    """More than 0 if the kernels fit: the bytes of the packed weights, where there are such.
+) -> bool:
+    """Whether the kernels fit; they compute if there is an ``out``.
 
     ``x`` and ``out`` are channels-last, the weights contiguous. The maps are written to ``out``;
     of a gradient ``out`` is that of the maps, and ``weights`` are written to. The maps lie one
-    behind the other in ``out``, or where ``starts`` says. Without ``out`` nothing is computed but
-    the weights ``packed``, if asked for.
+    behind the other in ``out``, or where ``starts`` says.
     """
     ends = list(accumulate(weight.shape[0] for weight in weights))
     starts = [0, *ends[:-1]] if starts is None else starts
-    asked = out is None and packed is None  # maybe of tensors that lie nowhere
     rows = zip_longest(weights, biases, geometries, starts)
     levels = [
         kernels.Level(
-            None if asked else weight.data_ptr(),
+            None if out is None else weight.data_ptr(),  # then it may lie nowhere
             _address(bias),
             weight.shape[0],
             geometry.groups,
@@ -178,17 +161,16 @@ def _run(
     call = kernels.Call(
         None if out is None else x.data_ptr(),
         _address(out),
-        _address(packed),
-        0 if packed is None else packed.numel(),
         *(images, height, width, channels),
         *_map(x, weights[0], first),
         ends[-1] if out is None else out.shape[1],
         *first.stride,
         *first.dilation,
-        *(relu, torch.get_num_threads(), len(levels)),
+        torch.get_num_threads(),
+        len(levels),
         (kernels.Level * len(levels))(*levels),
     )
-    return kernels.run(task, x.dtype, call)
+    return kernels.run(task, x.dtype, call) > 0
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -198,16 +180,12 @@ def _address(tensor: Tensor | None) -> int | None:
 OPERATORS = library.Library("pyconv", "FRAGMENT")
 OPERATORS.define(
     "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
-    "int[] dilation, int[] groups, bool relu, Tensor? packed) -> Tensor"
-)
-OPERATORS.define(
-    "direct_pack(Tensor[] weights, int[] stride, int[] padding, int[] dilation, int[] groups, "
-    "str version) -> Tensor"
+    "int[] dilation, int[] groups) -> Tensor"
 )
 
 
 def _geometries(
-    stride: list[int], padding: list[int], dilation: list[int], groups: list[int], *others: Any
+    stride: list[int], padding: list[int], dilation: list[int], groups: list[int]
 ) -> list[Geometry]:
     dims = len(stride)
     return [
@@ -227,14 +205,13 @@ def _empty(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) 
 
 def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     geometries = _geometries(*numbers)
-    *_, relu, packed = numbers
     given = [bias for bias in biases if bias is not None]
     if _may_ask(x, [*weights, *given], geometries):
         out = _empty(x, weights, biases, *numbers)
         last = x.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
         biases = [None if bias is None else bias.contiguous() for bias in biases]
-        if _run("forward", last, out, weights, biases, geometries, relu, packed=packed):
+        if _run("forward", last, out, weights, biases, geometries):
             return out
     return _by_pytorch(x, weights, biases, *numbers)
 
@@ -242,39 +219,9 @@ def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any)
 def _by_pytorch(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
     levels = zip(weights, biases, _geometries(*numbers), strict=True)
     maps = [conv(x, weight, bias, geometry) for weight, bias, geometry in levels]
-    out = _empty(x, weights, biases, *numbers).copy_(torch.cat(maps, 1))
-    *_, relu, _ = numbers
-    return out.relu_() if relu else out
-
-
-def _packed_bytes(
-    weights: Sequence[Tensor], geometries: Sequence[Geometry], to: Tensor | None
-) -> int:
-    """The bytes of the packed weights, whatever the size of the map; writes them if asked."""
-    first, weight = geometries[0], weights[0]
-    size = [d * (k - 1) + 1 for d, k in zip(first.dilation, weight.shape[2:], strict=True)]
-    shape = (1, weight.shape[1] * first.groups, *size)
-    x = torch.empty(shape, dtype=weight.dtype, device="meta")
-    return _run("forward", x, None, weights, [], geometries, packed=to)
-
-
-def _pack_on_cpu(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
-    packed = _pack_fake(weights, *numbers)
-    if packed.numel():
-        weights = [weight.contiguous() for weight in weights]
-        _packed_bytes(weights, _geometries(*numbers), packed)
-    return packed
-
-
-def _pack_fake(weights: Sequence[Tensor], *numbers: Any) -> Tensor:
-    first = weights[0]
-    known = first.dim() == 4 and first.dtype in DTYPES and first.device.type == "cpu"
-    size = _packed_bytes(weights, _geometries(*numbers), None) if known else 0
-    return torch.empty(size, dtype=torch.uint8, device=first.device)
+    return _empty(x, weights, biases, *numbers).copy_(torch.cat(maps, 1))
 
 
 OPERATORS.impl("direct", _on_cpu, "CPU")
 OPERATORS.impl("direct", _by_pytorch, "CompositeExplicitAutograd")
-OPERATORS.impl("direct_pack", _pack_on_cpu, "CompositeExplicitAutograd")
 library.register_fake("pyconv::direct", _empty, lib=OPERATORS)
-library.register_fake("pyconv::direct_pack", _pack_fake, lib=OPERATORS)

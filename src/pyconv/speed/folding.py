@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, cast
 
@@ -16,16 +16,14 @@ from ..layers import _PyConvNd
 from ..onednn import CONVS, Conv
 from .guard import is_overridden
 
-__all__ = ["fold", "foldable", "is_joinable_relu", "pairs", "replace"]
+__all__ = ["fold", "pairs", "replace"]
 
 Calls = Mapping[str, int]  # how often modules are called, by name; empty where nobody knows
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
-def pairs(
-    model: nn.Module, match: Callable[[nn.Module, nn.Module], bool], called: Calls
-) -> dict[str, str]:
-    """The names of modules of which the second alone reads the output of the first.
+def pairs(model: nn.Module, called: Calls) -> dict[str, str]:
+    """The names of convolutions and of the norms that may be folded into them.
 
     What cannot be traced symbolically is entered part by part, and somebody may call modules inside
     a part by themselves. If there is an example, they must be ``called`` as often as the part is;
@@ -34,7 +32,7 @@ def pairs(
     names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     return {
         first: second
-        for first, second in _neighbours(_shadow(model), match, called)
+        for first, second in _neighbours(_shadow(model), called)
         # A module of several names may be used elsewhere as well.
         if names[id(model.get_submodule(first))] == names[id(model.get_submodule(second))] == 1
     }
@@ -48,7 +46,6 @@ def _shadow(model: nn.Module) -> nn.Module:
 
 def _neighbours(
     model: nn.Module,
-    match: Callable[[nn.Module, nn.Module], bool],
     called: Calls,
     prefix: str = "",
 ) -> list[tuple[str, str]]:
@@ -58,7 +55,7 @@ def _neighbours(
         return [
             (f"{name}.{first}", f"{name}.{second}")
             for name, child in model.named_children()
-            for first, second in _inside(child, match, called, f"{prefix}{name}")
+            for first, second in _inside(child, called, f"{prefix}{name}")
         ]
     # Weights that others read as well.
     read = {id(_attribute(model, str(node.target))) for node in graph.nodes if _is_read(node)}
@@ -74,7 +71,7 @@ def _neighbours(
         and calls[str(node.target)] == calls[str(source.target)] == 1
         and _is_called_with(called, prefix, str(source.target), str(node.target))
         and not read & _tensors(model, str(source.target), str(node.target))
-        and match(model.get_submodule(str(source.target)), model.get_submodule(str(node.target)))
+        and foldable(model.get_submodule(str(source.target)), model.get_submodule(str(node.target)))
     ]
 
 
@@ -104,17 +101,16 @@ def _is_read(node: fx.Node) -> bool:
 
 def _inside(
     child: nn.Module,
-    match: Callable[[nn.Module, nn.Module], bool],
     called: Calls,
     name: str,
 ) -> list[tuple[str, str]]:
     """The pairs in a part of a module that cannot be traced."""
     if not isinstance(child, nn.Sequential) or called[name]:
-        return _neighbours(child, match, called, f"{name}.")
+        return _neighbours(child, called, f"{name}.")
     return [
         (f"{part}.{first}", f"{part}.{second}")
         for part, module in child.named_children()
-        for first, second in _inside(module, match, called, f"{name}.{part}")
+        for first, second in _inside(module, called, f"{name}.{part}")
     ]
 
 
@@ -123,11 +119,6 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, _PyConvNd) or super().is_leaf_module(module, name)
-
-
-def is_joinable_relu(_: nn.Module, relu: nn.Module) -> bool:
-    """Whether a ReLU may be done by the module before it, whichever that is."""
-    return type(relu) is nn.ReLU and not is_overridden(relu)
 
 
 def foldable(conv: nn.Module, norm: nn.Module) -> bool:

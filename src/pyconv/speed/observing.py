@@ -74,20 +74,13 @@ def is_grouped(module: nn.Module) -> TypeGuard[Conv]:
 
 @torch.no_grad()
 def observe(
-    model: nn.Module,
-    inputs: tuple[Any, ...],
-    first: dict[str, Conv],
-    relus: dict[str, str],
-) -> tuple[dict[str, Seen], dict[str, str]]:
+    model: nn.Module, inputs: tuple[Any, ...], first: Mapping[str, Conv]
+) -> dict[str, Seen]:
     """What convolutions have to do when the model runs, and for how many images.
 
-    Of each grouped one, and of those that are ``first`` in a module, by its name. And of
-    ``relus``, by the name of such a module, those that took its output, once.
+    Of each grouped one, and of those that are ``first`` in a module, by its name.
     """
     seen: dict[str, Seen] = {}
-    calls: Counter[str] = Counter()
-    outputs: dict[str, Any] = {}
-    met: dict[str, str] = {}
 
     def note(name: str, module: nn.Module, args: Any, options: dict[str, Any]) -> None:
         x, conv = [*args, *options.values()][0], first.get(name, cast(Conv, module))
@@ -97,27 +90,14 @@ def observe(
             problem = problem_of(x, conv.weight, geometry_of(conv), "prepared")
             seen.setdefault(name, (problem, x.shape[0]))
 
-    def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        calls[name] += 1
-        outputs[name] = output
-
-    def meet(name: str, relu: nn.Module, args: Any, options: dict[str, Any]) -> None:
-        calls[relus[name]] += 1
-        if [*args, *options.values()][0] is outputs.get(name):
-            met[name] = relus[name]
-
     handles = [
         module.register_forward_pre_hook(partial(note, name), with_kwargs=True)
         for name, module in model.named_modules()
         if is_grouped(module) or name in first
     ]
-    for name, relu in relus.items():
-        one, other = model.get_submodule(name), model.get_submodule(relu)
-        handles.append(one.register_forward_hook(partial(keep, name)))
-        handles.append(other.register_forward_pre_hook(partial(meet, name), with_kwargs=True))
     try:
         model(*inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return seen, {name: relu for name, relu in met.items() if calls[name] == calls[relu] == 1}
+    return seen

@@ -16,7 +16,7 @@ from ..system.processor import computes_in
 from .algorithms import Algorithm
 from .choice import pinned
 from .direct import fits
-from .folding import fold, foldable, is_joinable_relu, pairs, replace
+from .folding import fold, pairs, replace
 from .guard import is_overridden
 from .observing import Called, Seen, is_grouped, observe
 from .prepared import (
@@ -77,17 +77,13 @@ def optimize(
         dtype = torch.float32  # faster, and nearer to the truth
     example = None if example_inputs is None else _tuple(example_inputs)
     called = Called(fast, example)
-    norms = pairs(fast, foldable, called)
-    relus = pairs(fast, is_joinable_relu, called)
-    for conv_name, norm_name in norms.items():
+    for conv_name, norm_name in pairs(fast, called).items():
         fold(fast, conv_name, norm_name)
-    # Where a norm stood between, a ReLU reads the convolution now.
-    relus = {conv: relus[norm] for conv, norm in norms.items() if norm in relus} | relus
     convert = _lay_out(fast, dtype)
     if example is None:
         fast = _prepare_grouped(fast, {}, compile)
     else:
-        fast = _choose_by(convert.all(example), fast, relus, compile)
+        fast = _choose_by(convert.all(example), fast, compile)
     back = ConvertBack(asked if dtype is not None and dtype != asked else None)
     if compile:
         return Frozen(fast, convert, back).eval()
@@ -131,29 +127,16 @@ def _prepare_grouped(model: nn.Module, seen: Mapping[str, Seen], compiled: bool)
 
 
 @torch.no_grad()
-def _choose_by(
-    inputs: tuple[Any, ...], model: nn.Module, relus: dict[str, str], compiled: bool
-) -> nn.Module:
-    """All that is timed on an example: grouped convolutions, and pyramids as a whole.
-
-    ``relus`` names the ReLUs that alone read the output of a module.
-    """
+def _choose_by(inputs: tuple[Any, ...], model: nn.Module, compiled: bool) -> nn.Module:
+    """All that is timed on an example: grouped convolutions, and pyramids as a whole."""
     pyramids = _joinable(model)
-    first = {name: levels[0] for name, levels in pyramids.items()}
-    relus = {name: relus[name] for name in first if name in relus}
-    seen, relus = observe(model, inputs, first, relus)
+    seen = observe(model, inputs, {name: levels[0] for name, levels in pyramids.items()})
     model = _prepare_grouped(model, seen, compiled)
-    chosen: dict[str, DirectPyramid] = {}
     apart: dict[Hashable, int] = {}  # how many levels are best left out of the one pass
     for name in [name for name in pyramids if name in seen]:
-        pyramid = model.get_submodule(name)
-        joint = _join(pyramid, pyramids[name], seen[name], apart, compiled)
+        joint = _join(model.get_submodule(name), pyramids[name], seen[name], apart)
         if joint is not None:
-            chosen[name] = joint
             model = replace(model, name, joint)
-    for name in [name for name in chosen if name in relus]:
-        chosen[name].relu = True
-        model = replace(model, relus[name], nn.Identity())
     return model
 
 
@@ -200,7 +183,6 @@ def _join(
     convs: list[Conv],
     seen: Seen,
     apart: dict[Hashable, int],
-    compiled: bool,
 ) -> DirectPyramid | None:
     """The pyramid with its levels in one pass, all or all grouped ones; None if it is faster."""
     if any(pinned(conv) for conv in convs):
@@ -215,12 +197,11 @@ def _join(
         for first in {0, min(grouped, default=0)}:
             parts = [conv.weight for conv in convs[first:]]
             if fits(x, parts, [geometry_of(conv) for conv in convs[first:]]):
-                joint = DirectPyramid(levels[:first], convs[first:])
-                choices[first] = partial(joint.run, x, joint.pack() if compiled else None)
+                choices[first] = partial(DirectPyramid(levels[:first], convs[first:]), x)
         choices[len(levels)] = partial(pyramid, x)
         times = race(choices)
         apart[seen, shapes] = min(times, key=times.__getitem__)
     first = apart[seen, shapes]
     if first == len(levels):
         return None
-    return DirectPyramid(levels[:first], convs[first:], frozen=compiled)
+    return DirectPyramid(levels[:first], convs[first:])

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from ..onednn import Conv, Geometry, geometry_of
 from .algorithms import NATIVE, Algorithm, apply, prepare, restore
 from .convolution import conv as convolve
-from .direct import direct, pack
+from .direct import direct
 from .guard import is_recorded, is_transformed
 
 __all__ = [
@@ -83,16 +83,11 @@ def _apply_prepared(
 class DirectPyramid(nn.Module):
     """A pyramid for inference whose levels are computed in one pass over the input, or some are.
 
-    ``[N, in, H, W]`` -> ``[N, sum(out), H / stride, W / stride]``, rectified with ``relu``.
+    ``[N, in, H, W]`` -> ``[N, sum(out), H / stride, W / stride]``.
     """
 
-    relu = False
-
-    def __init__(
-        self, levels: Sequence[nn.Module], plain: Sequence[Conv], frozen: bool = False
-    ) -> None:
+    def __init__(self, levels: Sequence[nn.Module], plain: Sequence[Conv]) -> None:
         super().__init__()
-        self.frozen = frozen  # whether a compiler keeps what it finds to be constant
         self.apart = nn.ModuleList(levels)  # the first ones of the pyramid
         self.weights = nn.ParameterList(
             nn.Parameter(conv.weight.contiguous(), requires_grad=False) for conv in plain
@@ -103,40 +98,22 @@ class DirectPyramid(nn.Module):
         self.geometries = [geometry_of(conv) for conv in plain]
 
     def forward(self, x: Tensor) -> Tensor:
-        packs = self.frozen and torch.compiler.is_compiling()
-        return self.run(x, self.pack() if packs else None)
-
-    def run(self, x: Tensor, packed: Tensor | None) -> Tensor:
-        """Compute with what :meth:`pack` returned, or without."""
-        together = (list(self.weights), list(self.biases), self.geometries)
+        together = _convolve_together(x, list(self.weights), list(self.biases), self.geometries)
         if not self.apart:
-            return _convolve_together(x, *together, self.relu, packed)
-        maps = [level(x) for level in self.apart]
-        out = torch.cat([*maps, _convolve_together(x, *together, False, packed)], -3)
-        return F.relu(out) if self.relu else out
-
-    def pack(self) -> Tensor:
-        """The weights of the levels in one pass, as the kernels want them."""
-        return pack(list(self.weights), self.geometries)
+            return together
+        return torch.cat([*(level(x) for level in self.apart), together], -3)
 
 
 def _convolve_together(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    geometries: list[Geometry],
-    relu: bool,
-    packed: Tensor | None,
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], geometries: list[Geometry]
 ) -> Tensor:
     """By the kernels, where they may run, else one after the other."""
     if x.dim() < 4:
-        batch = x.unsqueeze(0)
-        return _convolve_together(batch, weights, biases, geometries, relu, packed).squeeze(0)
+        return _convolve_together(x.unsqueeze(0), weights, biases, geometries).squeeze(0)
     if _may_run_kernels(x):
-        return direct(x, weights, biases, geometries, relu, packed)
+        return direct(x, weights, biases, geometries)
     levels = zip(weights, biases, geometries, strict=True)
-    out = torch.cat([convolve(x, *level) for level in levels], 1)
-    return F.relu(out) if relu else out
+    return torch.cat([convolve(x, *level) for level in levels], 1)
 
 
 def _may_run_kernels(x: Tensor) -> bool:

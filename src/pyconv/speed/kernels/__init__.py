@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-__all__ = ["DTYPES", "Call", "Level", "Norm", "available", "build", "disabled", "run", "version"]
+__all__ = ["DTYPES", "Call", "Level", "Norm", "available", "build", "disabled", "run"]
 
 FOLDER = Path(__file__).parent
 HEADERS = (
@@ -25,9 +24,6 @@ HEADERS = (
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # and how entries end
 SOURCE = "".join((FOLDER / name).read_text(encoding="utf-8") for name in HEADERS)
 _enabled = True
-_version = (
-    f"{hashlib.sha256(SOURCE.encode()).hexdigest()[:16]}-{torch.backends.cpu.get_cpu_capability()}"
-)
 
 
 def _fields(pointers: str = "", numbers: str = "", floats: str = "") -> list[tuple[str, type]]:
@@ -46,9 +42,9 @@ class Call(ctypes.Structure):
 
     _fields_ = [
         *_fields(
-            "x out packed_weights",
-            "packed_bytes images height width channels out_height out_width out_channels "
-            "stride_y stride_x dilation_y dilation_x relu threads levels",
+            "x out",
+            "images height width channels out_height out_width out_channels "
+            "stride_y stride_x dilation_y dilation_x threads levels",
         ),
         ("level", ctypes.POINTER(Level)),
     ]
@@ -74,11 +70,6 @@ def disabled() -> Iterator[None]:
         yield
     finally:
         _enabled = before
-
-
-def version() -> str:
-    """A string that changes with the kernels, so that no cache gives programs of others."""
-    return _version if _enabled else "disabled"
 
 
 def available() -> bool:

@@ -361,7 +361,7 @@ struct Bundle {
             for (int64_t m = 0; m < units * SIDE && at + m < cells; ++m) {
               const float* sum = sums + ((m / SIDE * pair + k) * SIDE + m % SIDE) * SIDE;
               const Floats v = load(sum) + bias;
-              store(to + (at + m) * columns + (sheet + k) * SIDE, call.relu ? rectified(v) : v);
+              store(to + (at + m) * columns + (sheet + k) * SIDE, v);
             }
           }
         }
@@ -398,19 +398,17 @@ inline std::vector<Bundle::Levels> bundled(const Call<Bfloat16>& call) {
 }
 
 // As by_lanes().
-inline int64_t by_amx(const Call<Bfloat16>& call) {
-  if (!have_tiles()) return 0;
+inline bool by_amx(const Call<Bfloat16>& call) {
+  if (!have_tiles()) return false;
   std::vector<Bundle> bundles;
   for (auto& list : bundled(call)) bundles.emplace_back(call, list);
   int64_t weights = 0;
   for (const auto& bundle : bundles) {
-    if (!bundle.fits()) return 0;
+    if (!bundle.fits()) return false;
     weights += bundle.size();
   }
-  const int64_t bytes = weights * sizeof(Bfloat16);
-  const bool kept = call.has_packed_weights(bytes);
-  if (!call.x && !kept) return bytes;
-  auto* place = kept ? (Bfloat16*)call.packed_weights : room<Bfloat16>(0, weights);
+  if (!call.x) return true;
+  auto* place = room<Bfloat16>(0, weights);
   int64_t unit = 1, row = 1, packed_size = 0, summed_size = 0;
   for (auto& bundle : bundles) {
     bundle.prepare(place);
@@ -428,23 +426,21 @@ inline int64_t by_amx(const Call<Bfloat16>& call) {
   }
 #pragma omp parallel num_threads(call.threads)
   {
-    if (!call.x || !kept) {
-      for (const auto& bundle : bundles) {
+    for (const auto& bundle : bundles) {
 #pragma omp for collapse(2) nowait
-        for (int64_t group = 0; group < bundle.groups; ++group)
-          for (int64_t row = 0; row < bundle.rows; ++row) bundle.fill(group, row);
-      }
-#pragma omp barrier
+      for (int64_t group = 0; group < bundle.groups; ++group)
+        for (int64_t row = 0; row < bundle.rows; ++row) bundle.fill(group, row);
     }
+#pragma omp barrier
     Bfloat16 *packed = room<Bfloat16>(1, packed_size), *summed = room<Bfloat16>(2, summed_size);
 #pragma omp for collapse(2) schedule(dynamic)
-    for (int64_t n = 0; n < (call.x ? call.images : 0); ++n)
+    for (int64_t n = 0; n < call.images; ++n)
       for (int64_t y = 0; y < call.out_height; y += rows)
         for (const auto& bundle : bundles)
           bundle.compute({bundle, n, y, std::min(call.out_height, y + rows), packed, summed});
   }
-  return bytes;
+  return true;
 }
 #else
-inline int64_t by_amx(const Call<Bfloat16>&) { return 0; }
+inline bool by_amx(const Call<Bfloat16>&) { return false; }
 #endif

@@ -16,17 +16,10 @@ template <typename T>
 struct Call {
   const T* x;  // [images, height, width, channels]
   T* out;      // [images, out_height, out_width, out_channels]
-  // Weights as a kernel wants them, or null: it writes them there if there is no x. It tells how
-  // many bytes they take, 0 if it cannot compute this.
-  void* packed_weights;
-  int64_t packed_bytes;
   int64_t images, height, width, channels, out_height, out_width, out_channels;
-  int64_t stride_y, stride_x, dilation_y, dilation_x, relu, threads, levels;
+  int64_t stride_y, stride_x, dilation_y, dilation_x, threads, levels;
   const Level<T>* level;  // as many as there are levels
 
-  bool has_packed_weights(int64_t bytes) const {
-    return packed_weights && packed_bytes == bytes && uintptr_t(packed_weights) % 64 == 0;
-  }
   std::vector<const Level<T>*> all() const {
     std::vector<const Level<T>*> all(levels);
     for (int64_t l = 0; l < levels; ++l) all[l] = &level[l];

@@ -243,8 +243,7 @@ struct Lanes {
           for (int64_t j = 0; j < step; ++j)
             for (int64_t i = 0; i < count; ++i) {
               const Floats v = __builtin_shuffle(sums[j][i], order);
-              store(call.output(n, y + j, q + i) + level.first + b * LANES,
-                    call.relu ? rectified(v) : v);
+              store(call.output(n, y + j, q + i) + level.first + b * LANES, v);
             }
         }
       }
@@ -287,43 +286,39 @@ bool alike(const Level<T>& a, const Level<T>& b) {
   return a.groups == b.groups && a.outputs == b.outputs;
 }
 
-// Levels by lanes, if they fit: what they are and the bytes of their weights, then their outputs.
+// Levels by lanes, if they fit.
 template <typename T, int EACH = 1>
 struct ByLanes {
   const Call<T>& call;
   std::vector<Lanes<T, EACH>> all;
   bool fits = true;
-  int64_t bytes = 0, rings = 0;
+  int64_t weights = 0, rings = 0;
 
-  ByLanes(const Call<T>& call, const std::vector<const Level<T>*>& levels) : call(call) {
-    for (auto& list : grouped(levels, alike<T>)) all.emplace_back(call, list);
+  explicit ByLanes(const Call<T>& call) : call(call) {
+    for (auto& list : grouped(call.all(), alike<T>)) all.emplace_back(call, list);
     for (const auto& lanes : all) {
       fits = fits && lanes.fits();
-      for (auto* level : lanes.levels) bytes += lanes.blocks * lanes.taps(*level) * sizeof(Floats);
+      for (auto* level : lanes.levels) weights += lanes.blocks * lanes.taps(*level);
       rings += lanes.held() * lanes.line;
     }
   }
 
-  // Writes the weights to where they are kept, or to room of its own if that is nowhere, or finds
-  // them there; computes if there is an x.
-  void run(Floats* kept) {
-    Floats* place = kept ? kept : room<Floats>(0, bytes / sizeof(Floats));
+  void run() {
+    Floats* place = room<Floats>(0, weights);
     for (auto& lanes : all) place = lanes.place(place);
     const int64_t most = call.stride_y % call.dilation_y == 0 ? 2 : 1;  // rows at once
     const int64_t rows = call.rows_at_once(call.out_height, most);
 #pragma omp parallel num_threads(call.threads)
     {
-      if (!call.x || !kept) {
-        for (const auto& lanes : all)
-          for (size_t l = 0; l < lanes.levels.size(); ++l) {
+      for (const auto& lanes : all)
+        for (size_t l = 0; l < lanes.levels.size(); ++l) {
 #pragma omp for schedule(dynamic) nowait
-            for (int64_t block = 0; block < lanes.blocks; ++block) lanes.fill(l, block);
-          }
+          for (int64_t block = 0; block < lanes.blocks; ++block) lanes.fill(l, block);
+        }
 #pragma omp barrier
-      }
       float* packed = room<float>(1, rings);
 #pragma omp for collapse(2) schedule(dynamic)
-      for (int64_t n = 0; n < (call.x ? call.images : 0); ++n)
+      for (int64_t n = 0; n < call.images; ++n)
         for (int64_t top = 0; top < call.out_height; top += rows) {
           const int64_t end = std::min(call.out_height, top + rows);
           std::vector<Window<T, EACH>> windows;
@@ -341,12 +336,10 @@ struct ByLanes {
   }
 };
 
-// The bytes of the packed weights, 0 if the levels do not fit; does what the call has room for.
+// Whether the levels fit; computes them if there is something to compute.
 template <typename T, int EACH = 1>
-int64_t by_lanes(const Call<T>& call) {
-  ByLanes<T, EACH> lanes(call, call.all());
-  if (!lanes.fits) return 0;
-  Floats* kept = call.has_packed_weights(lanes.bytes) ? (Floats*)call.packed_weights : nullptr;
-  if (call.x || kept) lanes.run(kept);
-  return lanes.bytes;
+bool by_lanes(const Call<T>& call) {
+  ByLanes<T, EACH> lanes(call);
+  if (lanes.fits && call.x) lanes.run();
+  return lanes.fits;
 }
