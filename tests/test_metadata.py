@@ -1,0 +1,44 @@
+"""Files that other tools read say the same as pyproject.toml."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pyconv
+
+ROOT = Path(__file__).parent.parent
+PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
+WORKFLOW = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+
+
+def only(pattern: str, text: str) -> str:
+    (found,) = re.findall(pattern, text, re.MULTILINE)
+    return str(found)
+
+
+def test_one_version_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert only(r'^version = "(.+)"', PROJECT) == pyconv.__version__
+    assert only(r"^version: (.+)$", citation) == pyconv.__version__
+
+
+def test_the_workflow_begins_with_the_oldest_that_is_claimed() -> None:
+    pythons = re.findall(r"3\.\d+", only(r"^ +python: \[(.+)\]$", WORKFLOW))
+    assert pythons[0] == only(r'^requires-python = ">=(.+)"', PROJECT)
+    oldest, newest = only(r"^ +torch: \[(.+)\]$", WORKFLOW).split(", ")
+    assert oldest.strip('"') == only(r'"torch>=([\d.]+)"', PROJECT) + ".*"
+    assert newest == '""'  # whatever pip takes
+
+
+def test_the_workflow_asks_what_the_script_knows() -> None:
+    script = (ROOT / ".ci/run").read_text("utf-8")
+    for variable in re.findall(r"^ +([A-Z]+): ", WORKFLOW, re.MULTILINE):
+        assert f"${{{variable}:" in script, variable
+
+
+def test_what_is_packed_is_there() -> None:
+    block = only(r"sdist\]\ninclude = \[([^\]]+)\]", PROJECT)
+    names = re.findall(r'"(.+?)"', block)
+    assert "CITATION.cff" in names
+    assert [name for name in names if not (ROOT / name).exists()] == []
