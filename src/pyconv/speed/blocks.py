@@ -21,7 +21,6 @@ from .choice import choose, choose_all, pinned
 from .gradients import convolve
 from .guard import is_large_map
 from .norms import norm_add_relu
-from .pyramid import convolve_levels
 
 __all__ = ["basic_block", "bottleneck", "pyramid", "sequence"]
 
@@ -37,7 +36,7 @@ def pyramid(layer: _PyConvNd, x: Tensor) -> Any:  # a tensor, or NotImplemented
         weights, biases = [conv.weight for conv in convs], [conv.bias for conv in convs]
         pins = [pinned(conv) if conv.groups > 1 else NATIVE for conv in convs]
         chosen = choose_all(x, weights, geometries, pins)
-        return convolve_levels(x, weights, biases, geometries, chosen)
+        return convolve(x, weights, biases, geometries, chosen)
     return torch.cat([_conv(conv, x) for conv in convs], dim=-1 - layer.dims)
 
 
@@ -66,7 +65,8 @@ def _conv(module: nn.Module, x: Tensor) -> Tensor:
     geometry, pin = geometry_of(conv), pinned(conv)
     batched = x.dim() == conv.weight.dim()  # else it is left to PyTorch, pinned or not
     by_pin = Algorithms(pin, pin, pin) if pin and batched else None
-    return convolve(x, conv.weight, conv.bias, geometry, by_pin or choose(x, conv.weight, geometry))
+    algorithms = by_pin or choose(x, conv.weight, geometry)
+    return convolve(x, [conv.weight], [conv.bias], [geometry], [algorithms])
 
 
 def bottleneck(block: PyConvBlock, x: Tensor) -> Any:

@@ -1,11 +1,15 @@
-"""A grouped convolution whose gradients are computed by algorithms of their own.
+"""Grouped convolutions of one input, whose gradients are computed by algorithms of their own.
 
 The algorithm that is fastest forwards is seldom fastest backwards: the gradient of the input is a
-convolution from few channels to many, that of the weight a sum over the map.
+convolution from few channels to many, that of the weight a sum over the map. Computed one by one,
+the levels of a pyramid would each read the input anew; by the kernels they are computed together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,6 +17,8 @@ from torch import Tensor
 
 from ..onednn import Geometry, computed_in
 from .algorithms import (
+    DIRECT,
+    NATIVE,
     Algorithm,
     Algorithms,
     collect,
@@ -26,65 +32,108 @@ from .algorithms import (
     tiling,
 )
 from .convolution import conv, conv_gradients, is_channels_last
-from .direct import grad_inputs, grad_weights
+from .direct import direct, grad_inputs, grad_weights
 
-__all__ = ["convolve", "gradients", "gradients_by"]
+__all__ = ["convolve", "gradients"]
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, algorithms: Algorithms
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    geometries: Sequence[Geometry],
+    algorithms: Sequence[Algorithms],
 ) -> Tensor:
-    """``[N, in, *size]``, ``[out, in / g, *k]``, ``[out]`` -> ``[N, out, *map]``."""
-    if algorithms == Algorithms():
-        return conv(x, weight, bias, geometry)
+    """``[N, in, *size]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
+
+    A single native level also takes an input without a batch.
+    """
+    if len(weights) == 1 and algorithms[0] == Algorithms():
+        return conv(x, weights[0], biases[0], geometries[0])
     # Autocast reaches neither into the gradients nor into kernels of our own.
-    x, weight = x.to(computed_in(x)), weight.to(computed_in(weight))
-    bias = None if bias is None else bias.to(computed_in(bias))
-    if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
-        return compute(x, weight, bias, geometry, algorithms.forward)
-    out: Tensor = _Convolution.apply(x, weight, bias, geometry, algorithms)
-    return out
+    tensors = [None if t is None else t.to(computed_in(t)) for t in (x, *weights, *biases)]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        out: Tensor = _Convolutions.apply(tuple(geometries), tuple(algorithms), *tensors)
+        return out
+    return _forward(geometries, algorithms, *tensors)
 
 
-class _Convolution(torch.autograd.Function):
+def _forward(
+    geometries: Sequence[Geometry], algorithms: Sequence[Algorithms], x: Any, *tensors: Any
+) -> Tensor:
+    count = len(geometries)
+    weights, biases, maps, n = tensors[:count], tensors[count:], [], 0
+    alike = [(a.forward, g.stride, g.dilation) for a, g in zip(algorithms, geometries, strict=True)]
+    while n < count:
+        end = n + 1
+        while algorithms[n].forward == DIRECT and end < count and alike[end] == alike[n]:
+            end += 1
+        if end > n + 1:
+            maps.append(direct(x, weights[n:end], biases[n:end], geometries[n:end]))
+        else:
+            maps.append(compute(x, weights[n], biases[n], geometries[n], algorithms[n].forward))
+        n = end
+    return torch.cat(maps, 1) if len(maps) > 1 else maps[0]
+
+
+class _Convolutions(torch.autograd.Function):
     @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, algorithms: Algorithms
-    ) -> Tensor:
-        return compute(x, weight, bias, geometry, algorithms.forward)
+    def forward(ctx: Any, geometries: Any, algorithms: Any, x: Tensor, *tensors: Any) -> Tensor:
+        ctx.geometries, ctx.algorithms = geometries, algorithms
+        ctx.save_for_backward(x, *tensors[: len(geometries)])
+        return _forward(geometries, algorithms, x, *tensors)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, ctx.geometry, ctx.algorithms = inputs
-        ctx.save_for_backward(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        geometry, algorithms = ctx.geometry, ctx.algorithms
-        wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, *weights = ctx.saved_tensors
+        _, _, wants_x, *wants = ctx.needs_input_grad
         if x.dim() == 4 and is_channels_last(x):
-            grad = grad.contiguous(memory_format=torch.channels_last)  # once for both
-        wanted = (wants_x, wants_weight)
-        grad_x, grad_w = gradients_by(algorithms, grad, x, weight, geometry, wanted)
-        grad_bias = grad.sum([0, *range(2, grad.dim())]) if wants_bias else None
-        return grad_x, grad_w, grad_bias, None, None
+            grad = grad.contiguous(memory_format=torch.channels_last)  # once for all
+        # There are no kernels for gradients of gradients, and none to compile.
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or type(x) is not Tensor
+        algorithms = [_without_kernels(each) if plain else each for each in ctx.algorithms]
+        sizes = [weight.shape[0] for weight in weights]
+        levels = list(zip(weights, ctx.geometries, [0, *accumulate(sizes[:-1])], strict=True))
+        by_input = [n for n, a in enumerate(algorithms) if wants_x and a.grad_input == DIRECT]
+        by_weight = [n for n, a in enumerate(algorithms) if wants[n] and a.grad_weight == DIRECT]
+        grad_xs: list[Any] = []
+        grad_ws: list[Any] = [None] * len(weights)
+        if by_input:
+            grad_xs.append(grad_inputs(grad, x, *zip(*(levels[n] for n in by_input), strict=True)))
+        if by_weight:
+            found = grad_weights(grad, x, *zip(*(levels[n] for n in by_weight), strict=True))
+            for n, gradient in zip(by_weight, found, strict=True):
+                grad_ws[n] = gradient
+        parts = grad.split(sizes, 1)
+        for n, (weight, geometry, _) in enumerate(levels):
+            wanted = (wants_x and n not in by_input, wants[n] and n not in by_weight)
+            a, b = _by_both(parts[n], x, weight, geometry, algorithms[n], wanted)
+            grad_xs += [] if a is None else [a]
+            grad_ws[n] = grad_ws[n] if b is None else b
+        pixels, wants_bias = [0, *range(2, grad.dim())], wants[len(weights) :]
+        grad_bs = [p.sum(pixels) if w else None for p, w in zip(parts, wants_bias, strict=True)]
+        grad_x = reduce(Tensor.add_, grad_xs) if wants_x else None
+        return None, None, grad_x, *grad_ws, *grad_bs
 
 
-def gradients_by(
-    algorithms: Algorithms,
+def _without_kernels(algorithms: Algorithms) -> Algorithms:
+    return Algorithms(*(NATIVE if each == DIRECT else each for each in algorithms))
+
+
+def _by_both(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
     geometry: Geometry,
-    wanted: tuple[bool, bool] = (True, True),
+    algorithms: Algorithms,
+    wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """As :func:`gradients`, each in a way of its own."""
-    if algorithms.grad_input == algorithms.grad_weight:
-        return gradients(grad, x, weight, geometry, algorithms.grad_input, wanted)
-    grad_x, _ = gradients(grad, x, weight, geometry, algorithms.grad_input, (wanted[0], False))
-    _, grad_w = gradients(grad, x, weight, geometry, algorithms.grad_weight, (False, wanted[1]))
-    return grad_x, grad_w
+    """As :func:`gradients`, each by its own algorithm; at once where that is the same."""
+    _, one, other = algorithms
+    if one == other:
+        return gradients(grad, x, weight, geometry, one, wanted)
+    grad_x, _ = gradients(grad, x, weight, geometry, one, (wanted[0], False))
+    return grad_x, gradients(grad, x, weight, geometry, other, (False, wanted[1]))[1]
 
 
 def gradients(
@@ -102,8 +151,9 @@ def gradients(
     """
     if not any(wanted):
         return None, None
-    if algorithm.name == "direct":
-        return _direct_gradients(grad, x, weight, geometry, wanted)
+    if algorithm == DIRECT:
+        grad_x = grad_inputs(grad, x, [weight], [geometry]) if wanted[0] else None
+        return grad_x, grad_weights(grad, x, [weight], [geometry])[0] if wanted[1] else None
     prepared, _ = prepare(weight, None, geometry, algorithm)
     if algorithm.name == "depthwise":
         grad_x, grad_prepared = _depthwise_gradients(grad, x, prepared, geometry, wanted)
@@ -120,16 +170,6 @@ def gradients(
     if grad_prepared is None:
         return grad_x, None
     return grad_x, collect(grad_prepared, weight.shape, geometry, algorithm)
-
-
-def _direct_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """There are kernels for both gradients, none for gradients of them, and none to compile."""
-    if torch.is_grad_enabled() or type(x) is not Tensor:
-        return conv_gradients(grad, x, weight, geometry, wanted)
-    grad_x = grad_inputs(grad, x, [weight], [geometry]) if wanted[0] else None
-    return grad_x, grad_weights(grad, x, [weight], [geometry])[0] if wanted[1] else None
 
 
 def _depthwise_gradients(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from ..system.processor import processor
 from .algorithms import NATIVE, Algorithm
 from .problem import Problem, goes_wrong
 
-__all__ = ["Row", "Table", "nearest", "read_table", "table_of"]
+__all__ = ["TABLES", "Row", "Table", "nearest", "read_table", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,14 @@ def read_table(processor: str) -> Table:
     return {key: [Row.of(row) for row in rows] for key, rows in content["fastest"].items()}
 
 
-@functools.cache
+TABLES = {"cpu": read_table(processor())}
+
+
 def table_of(device: str) -> Table:
     """The table for a type of device; read when first wanted, for to ask wakes up a GPU."""
-    return read_table(processor(device))
+    if device not in TABLES:
+        TABLES[device] = read_table(processor(device))
+    return TABLES[device]
 
 
 NEAR = 2.0  # octaves within which a choice is trusted
