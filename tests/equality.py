@@ -1,0 +1,93 @@
+"""The one kind of test of what is faster: it equals the plain computation."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyconv.replaceable import FASTER
+from pyconv.speed import kernels
+
+compiled = pytest.mark.skipif(
+    not kernels.available(), reason="no compiler here that torch.compile and the kernels can use"
+)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Within, layers and blocks are computed as they stand: nothing is replaced."""
+    before = dict(FASTER)
+    FASTER.clear()
+    try:
+        yield
+    finally:
+        FASTER.update(before)
+
+
+def last(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Random numbers, channels-last."""
+    return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def error(value: Tensor, target: Tensor) -> float:
+    """The distance of two tensors, relative to the second."""
+    value, target = value.detach().double().cpu(), target.detach().double().cpu()
+    return float((value - target).norm() / target.norm().clamp_min(1e-30))
+
+
+def learn(
+    module: nn.Module, x: Tensor, autocast: bool = False, twice: bool = False
+) -> dict[str, Tensor]:
+    """All that comes of a step: the map, the gradients of a function of it, the buffers.
+
+    With ``twice`` the function is the size of a gradient, as in a gradient penalty.
+    """
+    module, x = copy.deepcopy(module), x.detach().clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = module(x)
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    leaves = [x, *(module.get_parameter(name) for name in names)]
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    loss = (out * weight + out**3 / 9).double().sum()
+    if twice:
+        loss = sum(
+            ((g.double() ** 2).sum() for g in torch.autograd.grad(loss, leaves, create_graph=True)),
+            start=torch.zeros(()),
+        )
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+    found = {"out": out, **dict(zip(["x", *names], grads, strict=True))}
+    found |= {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return {name: t.detach() for name, t in found.items() if t is not None}
+
+
+def assert_equal(
+    module: nn.Module, x: Tensor, bound: float = 1e-5, factor: float = 1.2, **how: Any
+) -> None:
+    """A step is as near to that in double precision as the plain one, or within a bound."""
+    found = learn(module, x, **how)
+    with plain(), kernels.disabled():
+        usual = learn(module, x, **how)
+        truth = learn(copy.deepcopy(module).double(), x.double(), twice=how.get("twice", False))
+    assert found.keys() == truth.keys()
+    for name, target in truth.items():
+        assert found[name].shape == target.shape and found[name].dtype == usual[name].dtype, name
+        limit = max(bound, factor * error(usual[name], target))
+        assert error(found[name], target) < limit, name
+
+
+def functions_of(out: Tensor) -> set[str]:
+    """The names of the functions that autograd would call on the way back."""
+    seen: set[Any] = set()
+    waiting: list[Any] = [out.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return {type(node).__name__ for node in seen}
