@@ -241,10 +241,10 @@ def val_loader(
 
 
 def _outlive_signals(worker: int) -> None:
-    """Let a loader process work on after a signal: until it stops, the training needs batches.
+    """Leave it to the training process when to stop: it still needs batches until then.
 
-    A signal to a whole job reaches the loader processes too. They ignore SIGINT and obey SIGTERM
-    ten seconds later: Python sends it as well, to end loader processes when it exits.
+    A signal to a whole job reaches loaders too. They ignore Ctrl-C and put SIGTERM off, which
+    also ends loaders that Python finds alive when it exits.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
