@@ -1,4 +1,4 @@
-"""Do pyramids earn their keep? A PyConv row against a ResNet row with as many parameters.
+"""Are pyramids better than plain convolutions? PyConv against a ResNet with as many parameters.
 
     apt-get install dataset-fashion-mnist
     python benchmarks/fashion_mnist.py --output runs/fashion --json fashion_mnist.json
@@ -6,8 +6,8 @@
 Both networks learn Fashion-MNIST by the same recipe through pyconv-train, three times each with
 different seeds. The defaults fit into half an hour on two cores: the first 24,000 of the 60,000
 training images, 5 epochs; --images 60000 --epochs 15 is the whole. The figure of a run is the
-top-1 on all 10,000 test images after the last epoch: nothing is chosen on them. A study that was
-interrupted goes on where it was.
+top-1 on all 10,000 test images after the last epoch: nothing is chosen on them. The same command
+goes on with a study that was interrupted.
 """
 
 from __future__ import annotations

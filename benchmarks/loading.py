@@ -1,4 +1,4 @@
-"""What it takes to import pyconv and to load a checkpoint, against the plain ways.
+"""The time to import pyconv and to load a checkpoint, against plain PyTorch.
 
 python benchmarks/loading.py --json loading.json
 """
@@ -26,7 +26,7 @@ def import_anew(module: str) -> None:
     subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
 
-def plain_way(path: Path) -> None:
+def load_plainly(path: Path) -> None:
     """Construct, torch.load, load_state_dict: what the original and most scripts do."""
     model = pyconv.pyconvresnet50()
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -35,7 +35,7 @@ def plain_way(path: Path) -> None:
 def compare(
     name: str, ours: Callable[[], object], plain: Callable[[], object], rounds: int
 ) -> dict[str, Any]:
-    """One row: our time by that of the plain way, and the medians of both."""
+    """One row: our time divided by that of plain PyTorch, and the medians of both."""
     seconds = alternate({"ours": ours, "plain": plain}, rounds)
     return {
         "what": name,
@@ -69,7 +69,7 @@ def main() -> None:
                 compare(
                     f"pyconvresnet50(weights=FILE) / construct, torch.load, copy ({name} format)",
                     lambda: pyconv.pyconvresnet50(weights=path),
-                    lambda: plain_way(path),
+                    lambda: load_plainly(path),
                     options.rounds,
                 )
             )

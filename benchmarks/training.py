@@ -1,12 +1,12 @@
-"""A training step against the original's way, paired in one process; and what loading costs.
+"""A training step against that of the original, paired in one process; and the cost of loading.
 
     python benchmarks/training.py --json training.json
 
-The original's way: NCHW float32, every pyramid level as a plain grouped convolution, and the loss
-and the accuracies fetched at every step, as its loop does. Ours: what pyconv-train does. The ways
-take turns of four steps, of which the last counts; what is told is the median of each, and the
-median ratio within the turns. The second part trains a short epoch on JPEG files through
-pyconv-train and tells the share of the time that the training waited for images.
+The original's step: NCHW float32, every pyramid level as a plain grouped convolution, and the loss
+and the accuracies fetched at every step. Ours: what pyconv-train does. The steps take turns of
+four, of which the last counts. The result is the median of each, and the median ratio within the
+turns. The second part trains a short epoch on JPEG files through pyconv-train. Its result is the
+share of the time that the training waited for images.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from pyconv.layers import PyConv2d
 from pyconv.speed import kernels
 from pyconv.speed.memory import keep_memory
 from pyconv.system.processor import computes_in
-from pyconv.train import Engine, train
-from pyconv.train.recipe import Recipe
+from pyconv.train import Recipe, TrainOptions, train
 from pyconv.train.step import make_optimizer
 
 UNCOUNTED = 3  # steps of a turn, before the one that is timed
@@ -62,7 +61,7 @@ def make_plain(network: nn.Module) -> nn.Module:
     return network
 
 
-def original_way(name: str, images: Tensor, labels: Tensor) -> Callable[[], None]:
+def original_step(name: str, images: Tensor, labels: Tensor) -> Callable[[], None]:
     network = make_plain(get_model(name)).to(images.device).train()
     optimizer = make_optimizer(network, Recipe())
     criterion = nn.CrossEntropyLoss()
@@ -81,7 +80,7 @@ def original_way(name: str, images: Tensor, labels: Tensor) -> Callable[[], None
     return step
 
 
-def our_way(
+def our_step(
     name: str, images: Tensor, labels: Tensor, dtype: torch.dtype, compiled: bool
 ) -> Callable[[], None]:
     network = get_model(name).to(images.device).to(memory_format=torch.channels_last).train()
@@ -116,25 +115,25 @@ def compare(name: str, batch: int, size: int, turns: int, device: torch.device, 
     torch.manual_seed(0)
     images = torch.randn(batch, 3, size, size, device=device)
     labels = torch.randint(1000, (batch,), device=device)
-    ways = {
-        "original: NCHW float32, synchronised": original_way(name, images, labels),
+    steps = {
+        "original: NCHW float32, synchronised": original_step(name, images, labels),
     }
     for dtype in (torch.float32, torch.bfloat16):
         if computes_in(device.type, dtype):  # without, a step takes the better part of a minute
             label = f"pyconv {str(dtype).removeprefix('torch.')}"
-            ways[label] = our_way(name, images, labels, dtype, False)
+            steps[label] = our_step(name, images, labels, dtype, False)
             if compiled:
-                ways[f"{label}, compiled"] = our_way(name, images, labels, dtype, True)
-    times = {label: [] for label in ways}
+                steps[f"{label}, compiled"] = our_step(name, images, labels, dtype, True)
+    times = {label: [] for label in steps}
     for turn in range(turns + 1):
-        for label, step in ways.items():
-            # As pyconv-train holds memory, and as the original leaves it: what lies there before
-            # a turn is another's, so the first steps of a turn do not count.
+        for label, step in steps.items():
+            # Memory is kept as in pyconv-train, and not for the original. The first steps of a turn
+            # do not count, since they begin with the memory of another.
             with contextlib.nullcontext() if label.startswith("original") else keep_memory():
                 taken = [timed(step, device) for _ in range(UNCOUNTED + 1)][-1]
             if turn >= 1:  # the first turn warms up
                 times[label].append(taken)
-    base = times[next(iter(ways))]
+    base = times[next(iter(steps))]
     return {
         label: {
             "ms": statistics.median(taken),
@@ -158,8 +157,8 @@ def loading(name: str, batch: int, size: int, steps: int, device: torch.device) 
                     image = Image.fromarray((255 * pixels).byte().permute(1, 2, 0).numpy())
                     image.save(place / f"{number}.jpg", quality=90)
         recipe = Recipe(epochs=1, batch_size=batch, lr=0.01, milestones=(), crop=size)
-        engine = Engine(device=str(device))
-        train(root / "data", root / "run", model=name, recipe=recipe, engine=engine)
+        options = TrainOptions(device=str(device))
+        train(root / "data", root / "run", model=name, recipe=recipe, options=options)
         row = list(csv.DictReader((root / "run" / "log.csv").open()))[-1]
     return {key: float(row[key]) for key in ("images_per_second", "waiting_percent")}
 
@@ -176,12 +175,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result there as well")
     args = parser.parse_args()
     device = torch.device(args.device)
-    ways = compare(args.model, args.batch, args.size, args.turns, device, args.compile)
+    rows = compare(args.model, args.batch, args.size, args.turns, device, args.compile)
     print(f"{args.model}, batch {args.batch}, {args.size}x{args.size}, {device}")
-    for label, row in ways.items():
+    for label, row in rows.items():
         print(f"{label:<38}{row['ms']:>10.0f} ms{row['ratio']:>8.2f}x")
     result = {"torch": torch.__version__, "threads": torch.get_num_threads(), **vars(args)}
-    result = {key: str(value) for key, value in result.items()} | {"ways": ways}
+    result = {key: str(value) for key, value in result.items()} | {"rows": rows}
     if args.steps:
         result["loading"] = loading(args.model, args.batch, args.size, args.steps, device)
         print(f"waiting for images: {result['loading']['waiting_percent']:.1f} % of the time")

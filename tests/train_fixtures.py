@@ -53,25 +53,25 @@ def frozen_norm_tiny(num_classes: int) -> nn.Module:
     return pyconvresnet_tiny(num_classes=num_classes, norm_layer=FrozenBatchNorm2d)
 
 
-class Told(nn.Module):
-    """A network that is asked to end, once, while it is validated: by a signal to its process."""
+class Interrupting(nn.Module):
+    """A network that sends its process a signal, once, while it is validated."""
 
-    told = False
+    sent = False
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if not self.training and not Told.told:
-            Told.told = True
+        if not self.training and not Interrupting.sent:
+            Interrupting.sent = True
             os.kill(os.getpid(), signal.SIGTERM)
         logits: torch.Tensor = self.network(images)
         return logits
 
 
-def told_tiny(num_classes: int) -> nn.Module:
-    return Told(pyconvresnet_tiny(num_classes=num_classes))
+def interrupting_tiny(num_classes: int) -> nn.Module:
+    return Interrupting(pyconvresnet_tiny(num_classes=num_classes))
 
 
 class Greedy(nn.Conv2d):
@@ -104,7 +104,7 @@ def start(*command: object, **options: object) -> subprocess.Popen[str]:
 
 
 def wait_for_steps(process: subprocess.Popen[str], output: Path, count: int) -> None:
-    """Until the run in ``output`` has told of ``count`` steps."""
+    """Until the run in ``output`` has logged ``count`` steps."""
     end = time.monotonic() + 120
     while len(read_steps(output)) < count:
         assert process.poll() is None, process.communicate()
@@ -113,7 +113,7 @@ def wait_for_steps(process: subprocess.Popen[str], output: Path, count: int) -> 
 
 
 def read_steps(output: Path) -> list[tuple[int, int, float]]:
-    """(epoch, step, loss) of every step that the run has told of, whole lines only."""
+    """(epoch, step, loss) of every step that the run has logged, whole lines only."""
     path = output / "steps.csv"
     text = path.read_text() if path.is_file() else ""
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())

@@ -25,7 +25,7 @@ from pyconv.speed import choice, table
 from pyconv.speed.algorithms import NATIVE
 from pyconv.speed.gradients import Ways, convolve
 from pyconv.speed.problem import Problem, candidates
-from pyconv.train import Engine, train
+from pyconv.train import TrainOptions, train
 from pyconv.train.recipe import PAPER
 from pyconv.weights.rows import sample_file
 
@@ -162,12 +162,12 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bits(tmp_path: Path) 
     tree = make_tree(tmp_path / "tree")
     recipe = dataclasses.replace(PAPER, epochs=2, batch_size=16, lr=0.02, milestones=(1,))
     recipe = dataclasses.replace(recipe, precision="bfloat16")
-    engine = Engine(workers=0, device="cuda", deterministic=True)
+    options = TrainOptions(workers=0, device="cuda", deterministic=True)
 
     def go(output: str, **limit: float) -> int:
-        step = dataclasses.replace(engine, **limit)  # type: ignore[arg-type]
+        step = dataclasses.replace(options, **limit)  # type: ignore[arg-type]
         place, model = tmp_path / output, "pyconvresnet_tiny"
-        return train(tree, place, model=model, recipe=recipe, engine=step).exit_code
+        return train(tree, place, model=model, recipe=recipe, options=step).exit_code
 
     assert go("whole") == 0
     codes = [go("parts", time_limit=1e-9)]

@@ -19,7 +19,7 @@ def test_each_process_has_its_own_gpu() -> None:
         own_gpu(2, 2, shared=False)
 
 
-def test_a_device_asked_for_is_taken_or_told_to_be_missing() -> None:
+def test_a_device_asked_for_is_taken_or_said_to_be_missing() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     torch.ones(1, device=choose_device(None))
     for wanted in ("gpu", "cuda:99"):
@@ -47,5 +47,5 @@ def test_what_a_processor_computes_in() -> None:
 def test_advice_is_given_where_a_dtype_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert advice("cpu", torch.float32) is None and advice("cuda", torch.bfloat16) is None
     monkeypatch.setattr("pyconv.system.processor.computes_in", lambda device, dtype: False)
-    told = advice("cpu", torch.bfloat16)
-    assert told is not None and "no arithmetic for bfloat16: float32 is" in told
+    message = advice("cpu", torch.bfloat16)
+    assert message is not None and "no arithmetic for bfloat16: float32 is" in message

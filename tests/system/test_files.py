@@ -51,7 +51,7 @@ def test_what_a_kill_leaves_half_written_is_removed_and_nothing_else(tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is Linux's")
-def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
     full = pytest.raises(OSError, match=r"No space left on device: '.*steps\.csv'")
     with full, naming(tmp_path / "steps.csv"), Path("/dev/full").open("w") as file:
         file.write("1,2,3")

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from pyconv.system import commands
-from pyconv.system.processes import LostProcessError, joined, launch, noting
+from pyconv.system.launch import launch
+from pyconv.system.processes import LostProcessError, joined
+from pyconv.system.signals import noting
 
 
 def exchange(words: list[str]) -> int:
@@ -25,6 +27,7 @@ def exchange(words: list[str]) -> int:
             "gathered": world.gather(f"of {world.rank}"),
             "total": world.total(torch.tensor([world.rank + 1])).tolist(),
             "first": world.on_first(lambda: world.rank),
+            "only": world.only_first(lambda: world.rank),
             "each": world.on_all(lambda: world.rank),
         }
         world.spread(iter([own]))
@@ -40,6 +43,7 @@ def test_processes_exchange_what_they_have(tmp_path: Path) -> None:
             "gathered": ["of 0", "of 1"],
             "total": [3.0],
             "first": 0,
+            "only": 0 if rank == 0 else None,
             "each": rank,
             "spread": [0.0, 0.0],
         }
@@ -48,14 +52,14 @@ def test_processes_exchange_what_they_have(tmp_path: Path) -> None:
 def fail(words: list[str]) -> int:
     def command(argv: object) -> int:
         with joined() as world:
-            act = {"all": world.on_all, "first": world.on_first}[words[0]]
+            act = {"all": world.on_all, "first": world.on_first, "only": world.only_first}[words[0]]
             act(lambda: int(words[1 + world.rank]))
         return commands.DONE
 
     return commands.run("job", command, None)
 
 
-@pytest.mark.parametrize("words", [["all", "1", "x"], ["first", "x", "1"]])
+@pytest.mark.parametrize("words", [["all", "1", "x"], ["first", "x", "1"], ["only", "x", "1"]])
 def test_a_failure_of_one_is_that_of_all_and_said_once(
     words: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,7 +91,7 @@ def compile_within(words: list[str]) -> int:
     return commands.DONE
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux tells of threads")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists threads")
 def test_no_thread_of_the_job_outlives_it(tmp_path: Path) -> None:
     """One that lets go of a tensor while Python ends aborts the process."""
     assert launch(compile_within, [str(tmp_path)], 2) == 0

@@ -68,6 +68,6 @@ def test_what_is_no_state_is_one_clear_error(
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_missing_state_is_told(tmp_path: Path) -> None:
+def test_a_missing_state_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"last\.pt"):
         read_state(tmp_path / "last.pt")

@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch.nn import SyncBatchNorm
 from train_fixtures import (
-    Told,
+    Interrupting,
     assert_same_weights,
     environment,
     make_tree,
@@ -35,8 +35,8 @@ from train_fixtures import (
 from pyconv import get_model
 from pyconv.data import Preprocess
 from pyconv.evaluate import evaluate
-from pyconv.train import loading
-from pyconv.train.__main__ import DivergedError, Engine, Summary, main, train
+from pyconv.train import DivergedError, Summary, TrainOptions, loading, train
+from pyconv.train.__main__ import _kept_memory, main
 from pyconv.train.recipe import AUGMENT, PAPER, Recipe
 from pyconv.train.step import freeze_stages, join_norms
 from pyconv.weights import checkpoint
@@ -45,7 +45,7 @@ TINY = "pyconvresnet_tiny"
 RECIPE = dataclasses.replace(
     PAPER, epochs=2, batch_size=16, lr=0.02, milestones=(1,), min_scale=0.8, ema=0.5, clip=5.0
 )
-ENGINE = Engine(workers=0, device="cpu", watch_every=3)
+OPTIONS = TrainOptions(workers=0, device="cpu", watch_every=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,10 +62,15 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("images") / "tree")
 
 
-def go(tree: Path, output: Path, recipe: Recipe = RECIPE, **options: Any) -> Summary:
-    engine = options.pop("engine", ENGINE)
-    model = options.pop("model", TINY)
-    return train(tree, output, model=model, recipe=recipe, engine=engine, **options)
+def go(
+    tree: Path,
+    output: Path,
+    recipe: Recipe = RECIPE,
+    options: TrainOptions = OPTIONS,
+    model: str = TINY,
+    **more: Any,
+) -> Summary:
+    return train(tree, output, model=model, recipe=recipe, options=options, **more)
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +132,10 @@ def test_best_holds_the_averaged_weights_and_scores_what_the_summary_says(
 def test_stopped_after_every_step_it_ends_with_the_same_bits(
     tree: Path, tmp_path: Path, finished: Path
 ) -> None:
-    at_once = dataclasses.replace(ENGINE, time_limit=1e-9)
+    at_once = dataclasses.replace(OPTIONS, time_limit=1e-9)
     codes = []
     while not codes or codes[-1]:
-        codes.append(go(tree, tmp_path, engine=at_once).exit_code)
+        codes.append(go(tree, tmp_path, options=at_once).exit_code)
         assert len(codes) < 20
     assert codes == [124] * 8 + [0]
     assert_same_weights(tmp_path, finished)
@@ -145,12 +150,12 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
     tree: Path, tmp_path: Path, finished: Path, number: signal.Signals, code: int
 ) -> None:
     before = signal.getsignal(number)
-    told = threading.Event()
+    ended = threading.Event()
 
     def send() -> None:
-        while not told.is_set() and not (tmp_path / "steps.csv").is_file():
+        while not ended.is_set() and not (tmp_path / "steps.csv").is_file():
             time.sleep(0.002)
-        if not told.is_set():
+        if not ended.is_set():
             os.kill(os.getpid(), number)
 
     sender = threading.Thread(target=send)
@@ -158,7 +163,7 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
     try:
         summary = go(tree, tmp_path)
     finally:
-        told.set()
+        ended.set()
         sender.join()
     assert summary.exit_code == code
     assert not json.loads((tmp_path / "summary.json").read_text())["finished"]
@@ -168,17 +173,17 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
 
 
 def test_a_signal_while_it_validates_saves_and_leaves_at_once(tree: Path, tmp_path: Path) -> None:
-    network = "train_fixtures:told_tiny"
+    network = "train_fixtures:interrupting_tiny"
     recipe = dataclasses.replace(RECIPE, batch_size=8, crop=28)  # validated in two batches
-    Told.told = True
+    Interrupting.sent = True
     assert go(tree, tmp_path / "undisturbed", recipe, model=network).finished
-    Told.told = False
-    assert go(tree, tmp_path / "told", recipe, model=network).exit_code == 143
-    state = torch.load(tmp_path / "told" / "last.pt", weights_only=True)
+    Interrupting.sent = False
+    assert go(tree, tmp_path / "interrupted", recipe, model=network).exit_code == 143
+    state = torch.load(tmp_path / "interrupted" / "last.pt", weights_only=True)
     assert state["position"] == {"epoch": 0, "step": 8}  # behind the last step of the first epoch
     assert state["history"] == []
-    assert go(tree, tmp_path / "told", recipe, model=network).finished
-    assert_same_weights(tmp_path / "told", tmp_path / "undisturbed")
+    assert go(tree, tmp_path / "interrupted", recipe, model=network).finished
+    assert_same_weights(tmp_path / "interrupted", tmp_path / "undisturbed")
 
 
 def test_tables_that_a_kill_left_behind_the_save_are_made_good(
@@ -237,7 +242,7 @@ def test_a_lost_loader_and_a_lack_of_memory_are_one_clear_line(
     killer.start()
     recipe = dataclasses.replace(RECIPE, epochs=500)
     with pytest.raises(OSError, match=r"A loader process is lost .*--workers.*same command"):
-        go(tree, tmp_path / "lost", recipe, engine=dataclasses.replace(ENGINE, workers=1))
+        go(tree, tmp_path / "lost", recipe, options=dataclasses.replace(OPTIONS, workers=1))
     killer.join()
     with pytest.raises(OSError, match=r"Memory ran out.*--accumulate 2 goes on"):
         go(
@@ -259,9 +264,9 @@ def test_a_finished_run_is_left_as_it_is(tree: Path, tmp_path: Path, finished: P
 def test_parts_of_a_batch_teach_what_the_batch_does(tree: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1, milestones=(), lr=0.002, crop=28)
     network = "train_fixtures:frozen_norm_tiny"
-    parted = dataclasses.replace(ENGINE, accumulate=4)
+    parted = dataclasses.replace(OPTIONS, accumulate=4)
     go(tree, tmp_path / "whole", recipe, model=network)
-    go(tree, tmp_path / "parts", recipe, model=network, engine=parted)
+    go(tree, tmp_path / "parts", recipe, model=network, options=parted)
     whole, parts = (read_steps(tmp_path / name) for name in ("whole", "parts"))
     assert [row[:2] for row in whole] == [row[:2] for row in parts]
     assert [row[2] for row in parts] == pytest.approx([row[2] for row in whole], abs=1e-5)
@@ -275,7 +280,7 @@ def test_the_recipe_of_the_best_weights_learns_real_images_in_mixed_precision(
         AUGMENT, epochs=6, batch_size=40, lr=0.05, warmup=1.0, min_scale=0.6
     )
     assert recipe.cutmix and recipe.precision == "bfloat16"
-    summary = go(tree, tmp_path / "run", recipe, engine=dataclasses.replace(ENGINE, accumulate=2))
+    summary = go(tree, tmp_path / "run", recipe, options=dataclasses.replace(OPTIONS, accumulate=2))
     losses = [loss for _, _, loss in read_steps(tmp_path / "run")]
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
     assert summary.best_top1 is not None
@@ -287,8 +292,8 @@ def test_a_compiled_network_learns_the_same_and_saves_an_ordinary_one(
 ) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1, milestones=())
     for compiled in (False, True):
-        engine = dataclasses.replace(ENGINE, watch_every=1, compile=compiled)
-        assert go(tree, tmp_path / str(compiled), recipe, engine=engine).finished
+        options = dataclasses.replace(OPTIONS, watch_every=1, compile=compiled)
+        assert go(tree, tmp_path / str(compiled), recipe, options=options).finished
     plain, ours = (read_steps(tmp_path / str(compiled)) for compiled in (False, True))
     for (*step, loss), (*same, target) in list(zip(ours, plain, strict=True))[:3]:
         assert step == same and loss == pytest.approx(target, rel=1e-3)  # before roundings grow
@@ -298,8 +303,8 @@ def test_a_compiled_network_learns_the_same_and_saves_an_ordinary_one(
 
 def test_half_precision_scales_the_loss_and_saves_the_scale(tree: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, precision="float16", epochs=1, milestones=())
-    at_once = dataclasses.replace(ENGINE, time_limit=1e-9)
-    assert go(tree, tmp_path, recipe, engine=at_once).exit_code == 124
+    at_once = dataclasses.replace(OPTIONS, time_limit=1e-9)
+    assert go(tree, tmp_path, recipe, options=at_once).exit_code == 124
     scaler = torch.load(tmp_path / "last.pt", weights_only=True)["training"]["scaler"]
     assert scaler["scale"] > 1
     assert go(tree, tmp_path, recipe).finished
@@ -326,12 +331,12 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_state(
     with pytest.raises(DivergedError, match=r"at step \d of epoch 1 .*1e\+30.*Nothing was saved"):
         go(tree, tmp_path / "none", leap)
     # A first step that overshoots has a finite loss still, and must not be saved.
-    at_once = dataclasses.replace(ENGINE, time_limit=1e-9)
+    at_once = dataclasses.replace(OPTIONS, time_limit=1e-9)
     with pytest.raises(DivergedError, match=r"weights are not finite at step 1 of epoch 1"):
-        go(tree, tmp_path / "over", dataclasses.replace(leap, weight_decay=1e30), engine=at_once)
+        go(tree, tmp_path / "over", dataclasses.replace(leap, weight_decay=1e30), options=at_once)
     assert not (tmp_path / "over" / "last.pt").exists()
     late = dataclasses.replace(recipe, lr=1e-3, decay=1.0, milestones=())
-    go(tree, tmp_path / "some", late, engine=at_once)
+    go(tree, tmp_path / "some", late, options=at_once)
     state = torch.load(tmp_path / "some" / "last.pt", weights_only=True)
     state["training"]["model"]["fc.bias"].fill_(3e38)  # finite, and too large to go on with
     state["training"]["model"]["fc.weight"].fill_(1e38)
@@ -394,13 +399,15 @@ def test_two_runs_never_write_into_one_folder(
 ) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr("pyconv.train.__main__.folder.LOCK_WAIT", 0)
+    monkeypatch.setattr("pyconv.train.folder.LOCK_WAIT", 0)
     with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="Another run is writing"):
         go(tree, tmp_path)
 
 
 def test_the_command_needs_no_matplotlib(tree: Path, tmp_path: Path) -> None:
-    hidden = "import sys; sys.modules['matplotlib'] = None; from pyconv.train import main; "
+    hidden = (
+        "import sys; sys.modules['matplotlib'] = None; from pyconv.train.__main__ import main; "
+    )
     line = f"[{str(tree)!r}, '--model', {TINY!r}, '--output', {str(tmp_path)!r}, '--epochs', '1', "
     line += "'--batch-size', '32', '--workers', '1', '--device', 'cpu']"
     done = subprocess.run(
@@ -412,6 +419,19 @@ def test_the_command_needs_no_matplotlib(tree: Path, tmp_path: Path) -> None:
     assert "best top-1" in done.stdout
     assert not (tmp_path / "curves.png").exists()
     assert weights_of(tmp_path)
+
+
+def test_memory_is_kept_where_speed_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = pytest.importorskip("pyconv.speed")
+    kept = contextlib.nullcontext()
+    monkeypatch.setattr(speed, "keep_memory", lambda: kept, raising=False)
+    assert _kept_memory() is kept
+
+
+def test_training_needs_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyconv.speed", None)  # as if its folder were removed
+    with _kept_memory():
+        pass
 
 
 @contextlib.contextmanager
@@ -428,7 +448,7 @@ def full_disk(limit: int) -> Iterator[None]:
 def test_a_full_disk_leaves_the_checkpoint_before(tree: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     recipe = dataclasses.replace(RECIPE, ema=0.0)
-    go(tree, output, recipe, engine=dataclasses.replace(ENGINE, time_limit=1e-9))
+    go(tree, output, recipe, options=dataclasses.replace(OPTIONS, time_limit=1e-9))
     kept = (output / "last.pt").read_bytes()
     with full_disk(1_500_000):
         with pytest.raises(OSError, match=r"Cannot save .*last\.pt: .*before is intact") as caught:

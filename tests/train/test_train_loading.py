@@ -17,8 +17,8 @@ from train_fixtures import make_tree
 
 from pyconv.train import loading
 from pyconv.train.loading import (
-    Order,
-    Photos,
+    StepSampler,
+    TrainImages,
     UnreadableImageError,
     derive_seed,
     find_splits,
@@ -32,8 +32,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("images"), classes=2, train=6, val=2)
 
 
-def collect(order: Order) -> list[list[int]]:
-    return [[index for _, index in part] for part in order]
+def collect(sampler: StepSampler) -> list[list[int]]:
+    return [[index for _, index in part] for part in sampler]
 
 
 @given(
@@ -51,9 +51,9 @@ def test_any_division_trains_on_the_same_batches(
     images = steps * batch + min(spare, batch - 1)
     shares = []
     for rank in range(processes):
-        order = Order(images, batch, 7, rank, processes, accumulate)
-        order.start(epoch, 0)
-        shares.append(collect(order))
+        sampler = StepSampler(images, batch, 7, rank, processes, accumulate)
+        sampler.start(epoch, 0)
+        shares.append(collect(sampler))
     together = [
         [i for share in shares for part in share[s : s + accumulate] for i in part]
         for s in range(0, steps * accumulate, accumulate)
@@ -63,30 +63,30 @@ def test_any_division_trains_on_the_same_batches(
 
 
 def test_an_epoch_can_be_entered_anywhere_and_is_like_no_other() -> None:
-    order = Order(40, 8, 0, rank=1, processes=2, accumulate=2)
-    whole = collect(order)
-    order.start(0, 3)
-    assert collect(order) == whole[3 * 2 :]
-    order.start(1, 0)
-    assert collect(order) != whole
+    sampler = StepSampler(40, 8, 0, rank=1, processes=2, accumulate=2)
+    whole = collect(sampler)
+    sampler.start(0, 3)
+    assert collect(sampler) == whole[3 * 2 :]
+    sampler.start(1, 0)
+    assert collect(sampler) != whole
 
 
 def test_an_image_is_changed_alike_in_any_process_and_otherwise_in_each_epoch(tree: Path) -> None:
     samples = find_splits(tree).train
-    photos = Photos(samples, loading.augmentation(PAPER, 28), 1, seed=3)
+    images = TrainImages(samples, loading.augmentation(PAPER, 28), 1, seed=3)
 
     def epoch(number: int, workers: int) -> torch.Tensor:
-        order = Order(12, 4, 3, 0, 1, 1)
-        order.start(number, 0)
-        loader = loading.train_loader(photos, order, workers, pin=False)
+        sampler = StepSampler(12, 4, 3, 0, 1, 1)
+        sampler.start(number, 0)
+        loader = loading.train_loader(images, sampler, workers, pin=False)
         return torch.cat([pixels for pixels, _ in loader])
 
     alone = epoch(0, workers=0)
     assert alone.dtype == torch.uint8
     assert torch.equal(alone, epoch(0, workers=2))
-    by_index = torch.stack([photos[0, int(i)][0] for i in shuffled(12, 3, 0)])
+    by_index = torch.stack([images[0, int(i)][0] for i in shuffled(12, 3, 0)])
     assert torch.equal(alone, by_index)
-    assert not torch.equal(photos[0, 0][0], photos[1, 0][0])
+    assert not torch.equal(images[0, 0][0], images[1, 0][0])
 
 
 def test_seeds_do_not_collide_between_neighbours() -> None:
@@ -132,9 +132,9 @@ def test_mixup_and_cutmix_share_the_batches_and_nothing_is_mixed_unasked() -> No
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_change_keeps_bytes_and_size(tree: Path, channels: int) -> None:
     recipe = dataclasses.replace(PAPER, randaugment=9, erase=1.0)
-    photos = Photos(find_splits(tree).train, loading.augmentation(recipe, 24), channels)
+    images = TrainImages(find_splits(tree).train, loading.augmentation(recipe, 24), channels)
     for epoch in range(10):
-        pixels, _ = photos[epoch, 0]
+        pixels, _ = images[epoch, 0]
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (channels, 24, 24)
 
@@ -153,8 +153,8 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(
     bad = tree / "train" / "class0" / "001.png"
     whole = bad.read_bytes()
     bad.write_bytes(whole[:60] if fault == "cut" else claiming(60_000, whole))
-    photos = Photos(find_splits(tree).train, loading.augmentation(PAPER, 28), 1)
-    loader = loading.train_loader(photos, Order(2, 2, 0, 0, 1, 1), workers, pin=False)
+    images = TrainImages(find_splits(tree).train, loading.augmentation(PAPER, 28), 1)
+    loader = loading.train_loader(images, StepSampler(2, 2, 0, 0, 1, 1), workers, pin=False)
     parts = iter(loader)
     try:
         next(parts)
@@ -166,7 +166,7 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(
     assert "\n" not in message
 
 
-def test_missing_and_differing_folders_are_told(tmp_path: Path) -> None:
+def test_missing_and_differing_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no folder .*train"):
         find_splits(tmp_path)
     tree = make_tree(tmp_path / "t", classes=3, train=1, val=1)

@@ -25,7 +25,8 @@ from train_fixtures import (
     wait_for_steps,
 )
 
-from pyconv.train.__main__ import Engine, main, train
+from pyconv.train import TrainOptions, train
+from pyconv.train.__main__ import main
 from pyconv.train.recipe import PAPER
 
 pytestmark = pytest.mark.slow
@@ -155,8 +156,8 @@ def test_one_and_two_processes_lose_alike(tree: Path, tmp_path: Path) -> None:
     code, error = run(tree, *flags, *TWO, "--output", tmp_path / "two")
     assert code == 0, error
     recipe = dataclasses.replace(PAPER, batch_size=8, lr=0.002, min_scale=0.8, epochs=3, crop=28)
-    engine = Engine(workers=0, device="cpu")
-    train(tree, tmp_path / "one", model=str(flags[1]), recipe=recipe, engine=engine)
+    options = TrainOptions(workers=0, device="cpu")
+    train(tree, tmp_path / "one", model=str(flags[1]), recipe=recipe, options=options)
     one, two = read_steps(tmp_path / "one"), read_steps(tmp_path / "two")
     assert len(one) == len(two) == 24
     assert [row[2] for row in two] == pytest.approx([row[2] for row in one], abs=1e-5)
@@ -164,7 +165,7 @@ def test_one_and_two_processes_lose_alike(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "expected", "told"),
+    ("flag", "value", "expected", "message"),
     [
         ("--batch-size", 7, 2, "A batch of 7 cannot be shared equally by 2 processes"),
         ("--freeze", 9, 2, "stages 1 to 4"),
@@ -172,13 +173,13 @@ def test_one_and_two_processes_lose_alike(tree: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_two_processes_cannot_do_is_one_clear_error(
-    tree: Path, tmp_path: Path, flag: str, value: object, expected: int, told: str
+    tree: Path, tmp_path: Path, flag: str, value: object, expected: int, message: str
 ) -> None:
     code, error = run(tree, *FLAGS, *TWO, flag, value, "--output", tmp_path)
     assert code == expected
     lines = [line for line in error.splitlines() if line]
     assert len(lines) == 1
-    assert told in lines[0]
+    assert message in lines[0]
 
 
 @dataclasses.dataclass

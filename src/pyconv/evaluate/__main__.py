@@ -29,7 +29,9 @@ from ..models import WEIGHTS, get_model, resolve_weights
 from ..system import commands, devices, processor
 from ..system.failures import explain
 from ..system.files import require_writable, write_result
-from ..system.processes import World, joined, launch, noting, processes
+from ..system.launch import launch, process_count
+from ..system.processes import World, joined
+from ..system.signals import noting
 from ..weights import checkpoint, store
 from ..weights.rows import (
     PyConvResNet50_Weights,
@@ -365,7 +367,7 @@ def _fingerprint(images: ImageList) -> str:
 
 def _command(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
-    count = processes(args.nproc_per_node, args.device, shared=True)
+    count = process_count(args.nproc_per_node, args.device, shared=True)
     if count > 1:
         return launch(main, argv, count)
     # Only a few counts are exchanged, so the CPU does it whatever device computes.

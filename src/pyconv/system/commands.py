@@ -1,11 +1,11 @@
-"""The frame that the commands share: exit codes, one-line failures."""
+"""What the commands share: their parser, flags from dataclasses, exit codes, one-line failures."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, fields, replace
+from dataclasses import Field, field, fields, replace
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -28,6 +28,7 @@ __all__ = [
     "WRONG",
     "add_fields",
     "exit_code",
+    "flag",
     "parser",
     "read_fields",
     "run",
@@ -35,13 +36,13 @@ __all__ = [
 ]
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
-MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)  # of the user
+MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)  # the user's
 
 Row = TypeVar("Row", bound="DataclassInstance")
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line and the way to the help."""
+    """An argument parser whose error is one line that names the help."""
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: {message}. See '{self.prog} --help'.\n")
@@ -49,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """A parser with examples under its help."""
+    """An argument parser with examples under its help."""
     return _Parser(
         prog=prog,
         description=description,
@@ -58,52 +59,62 @@ def parser(prog: str, description: str, examples: str) -> argparse.ArgumentParse
     )
 
 
+def flag(default: Any, text: str) -> Any:
+    """A dataclass field that :func:`add_fields` makes a flag of, with its help."""
+    return field(default=default, metadata={"help": text})
+
+
 def add_fields(
     parser: argparse.ArgumentParser,
     cls: type[DataclassInstance],
     title: str,
     types: Mapping[str, Callable[[str], Any]] | None = None,
 ) -> None:
-    """Give a parser one flag for each field of a dataclass, helped by its metadata.
+    """Give a parser a group of flags, one for each field of a dataclass.
 
-    Lists are written with commas; ``types`` reads fields in another way than their annotation.
+    Args:
+        parser: The parser.
+        cls: A dataclass whose fields are made by :func:`flag`. Tuples are written with commas.
+        title: The heading of the group in the help.
+        types: Functions that read the text of some flags; by default the annotation decides.
     """
     group = parser.add_argument_group(title)
     hints = get_type_hints(cls)
-    for field in fields(cls):
-        name, hint = field.name, hints[field.name]
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(field)}
+    for each in fields(cls):
+        name, hint = each.name, hints[each.name]
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(each)}
         if hint is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif get_origin(hint) is Literal:
             options["choices"] = get_args(hint)
         else:
-            kind = next((a for a in get_args(hint) if isinstance(a, type)), hint)
+            item = next((a for a in get_args(hint) if isinstance(a, type)), hint)
             options["type"] = (types or {}).get(name) or (
-                partial(_items, kind) if get_origin(hint) is tuple else kind
+                partial(_items, item) if get_origin(hint) is tuple else item
             )
             options["metavar"] = name.rpartition("_")[2].upper()
         group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
-def _help(field: Field[Any]) -> str:
-    text, default = str(field.metadata["help"]), field.default
+def _help(flag: Field[Any]) -> str:
+    """The help of a flag, with its default."""
+    text, default = str(flag.metadata["help"]), flag.default
     if "default:" in text or default is None:
         return text.replace("%", "%%")
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     return f"{text}; default: {shown}".replace("%", "%%")
 
 
-def _items(kind: type[Any], text: str) -> tuple[Any, ...]:
-    """A list with commas between its items, which may be empty."""
+def _items(item: type[Any], text: str) -> tuple[Any, ...]:
+    """The items of a list with commas, which may be empty."""
     try:
-        return tuple(kind(item) for item in text.split(",") if item)
+        return tuple(item(word) for word in text.split(",") if word)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list such as 30,60,80") from None
 
 
 def read_fields(args: argparse.Namespace, base: Row) -> Row:
-    """``base`` with the fields that were given as flags."""
+    """``base`` with the values that were given as flags."""
     given = {f.name: getattr(args, f.name) for f in fields(base) if hasattr(args, f.name)}
     return replace(base, **given)
 
@@ -111,9 +122,9 @@ def read_fields(args: argparse.Namespace, base: Row) -> Row:
 def run(
     prog: str, command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
 ) -> int:
-    """Run a command; turn what a user can cause into one line on stderr and an exit code.
+    """Run a command; its exit code. Errors that a user can cause become one line on stderr.
 
-    0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted.
     """
     try:
         return command(argv)
@@ -126,7 +137,7 @@ def run(
 
 
 def exit_code(error: Exception) -> int:
-    """What a command leaves with after a failure."""
+    """The exit code of a command after an error: 2 where the user can mend it, else 1."""
     return WRONG if isinstance(error, MISTAKES) else FAILED
 
 

@@ -1,4 +1,4 @@
-"""Devices: the one that a process takes, and what a result file says of it."""
+"""The device that a process computes on, and what a result file says about the machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(wanted: str | None, *, shared: bool = False) -> torch.device:
-    """The device of this process; of several GPUs each process takes its own.
+    """The device of this process; where there are several GPUs, each process takes its own.
 
     Args:
-        wanted: ``cpu``, ``cuda``, ``cuda:1``, ...; None takes the accelerator there is, else the
-            CPU.
+        wanted: ``cpu``, ``cuda``, ``cuda:1``, ...; None for the accelerator of this machine,
+            or the CPU if it has none.
         shared: Whether several processes may use one GPU.
 
     Raises:
@@ -40,10 +40,15 @@ def choose_device(wanted: str | None, *, shared: bool = False) -> torch.device:
 
 
 def own_gpu(local_rank: int, gpus: int, shared: bool) -> int:
-    """Which of several GPUs is that of a process, counted on this machine.
+    """The number of the GPU that a process takes.
+
+    Args:
+        local_rank: The rank of the process on this machine.
+        gpus: The number of GPUs.
+        shared: Whether several processes may use one GPU.
 
     Raises:
-        ValueError: if there is none left for it and none may be shared.
+        ValueError: if there are fewer GPUs than processes and none may be shared.
     """
     if local_rank >= gpus and not shared:
         raise ValueError(
@@ -54,12 +59,12 @@ def own_gpu(local_rank: int, gpus: int, shared: bool) -> int:
 
 
 def local_processes() -> int:
-    """How many processes of this job share the machine, as torchrun and ``launch()`` tell them."""
+    """The number of processes of this job on this machine, as torchrun and ``launch()`` set it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, for a result file."""
+    """The name of a device, for a result file."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
@@ -68,16 +73,16 @@ def describe(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What a result was computed with, for its file."""
+    """The versions of Python and the libraries, for a result file."""
     import PIL
     import torchvision
 
-    house = sys.modules[__name__.partition(".")[0]]  # imported long ago
+    package = sys.modules[__name__.partition(".")[0]]  # looked up: nothing here imports it
     return {
-        "pyconv": house.__version__,
+        "pyconv": package.__version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "pillow": PIL.__version__,  # of Pillow-SIMD as well
+        "pillow": PIL.__version__,  # or Pillow-SIMD's
         "python": platform.python_version(),
         "platform": platform.platform(),
     }

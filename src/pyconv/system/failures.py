@@ -1,4 +1,4 @@
-"""What failures of PyTorch mean to whoever runs a command."""
+"""Errors of PyTorch in the words of a user."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # C
 
 
 def explain(error: RuntimeError, cure: str, after: str = "") -> str | None:
-    """What a failure of PyTorch means to the user; None if it is not one to be expected.
+    """The message for an error that can be expected of PyTorch; None for any other.
 
     Args:
-        error: The failure.
-        cure: What to do where memory ran out.
-        after: What to do once a loader process was lost and its cause is gone.
+        error: The error.
+        cure: What to do if memory ran out, as a sentence.
+        after: What to do after a loader process was lost, as a sentence.
     """
     text = str(error)
     if "DataLoader worker" in text:
         reason = text[text.index("DataLoader worker") :].splitlines()[0].rstrip(" .")
-        told = f"A loader process is lost ({reason}). If memory is short, lower --workers. {after}"
-        return told.rstrip()
+        lost = f"A loader process is lost ({reason}). If memory is short, lower --workers."
+        return f"{lost} {after}".rstrip()
     return f"Memory ran out. {cure}" if is_memory(error) else None
 
 
 def is_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out, of a GPU or of the CPU."""
     return any(sign in str(error) for sign in NO_MEMORY)

@@ -23,17 +23,17 @@ __all__ = [
     "write_text",
 ]
 
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # what replacing writes first
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # names that replacing() writes to first
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` once it is complete and on the disk.
+    """A file to write, which takes the place of ``path`` once it is complete and on the disk.
 
-    It is never written through a symbolic link: what lies at ``path`` is replaced, not followed.
+    A symbolic link at ``path`` is replaced, not followed.
 
     Raises:
-        OSError: if it cannot be written, such as on a full disk; what was at ``path`` is intact.
+        OSError: if it cannot be written, such as on a full disk; the file at ``path`` is intact.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     file = temporary.open("xb")
@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within, an error of the system names the file: a full disk alone does not say which."""
+    """Within, an OSError names the file: that of a full disk does not by itself."""
     try:
         yield
     except OSError as error:
@@ -64,7 +64,7 @@ def naming(path: Path) -> Iterator[None]:
 def remove_leftovers(folder: Path, names: Collection[str]) -> None:
     """Remove what a kill inside :func:`replacing` left beside files of these names.
 
-    Only for a folder that nobody else is writing into.
+    No other process may be writing into the folder.
     """
     for path in folder.iterdir():
         found = TEMPORARY.fullmatch(path.name)
@@ -84,7 +84,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Check, before hours of work, that :func:`write_result` can write there, or a row be appended.
+    """Check, before hours of work, that a file can be written, or appended to, at ``path``.
 
     Raises:
         ValueError: if it cannot.
@@ -104,14 +104,15 @@ def require_writable(path: Path) -> None:
 
 
 def write_result(path: Path, content: Mapping[str, Any] | str) -> None:
-    """Write text, or JSON, where a user asked for it: into a device or through a link as well.
+    """Write text, or JSON, to a path that the user gave.
 
-    A file is replaced whole, as by :func:`write_text`.
+    A file is replaced whole, as by :func:`write_text`. A device, such as ``/dev/null``, or the
+    target of a link is written in place.
     """
     text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
-    data = text.encode(errors="surrogateescape")  # names of files as they are, valid or not
+    data = text.encode(errors="surrogateescape")  # file names need not be valid UTF-8
     if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
-        path.write_bytes(data)  # such as /dev/null, which is not to be replaced
+        path.write_bytes(data)
     else:
         with replacing(path) as file:
             file.write(data)

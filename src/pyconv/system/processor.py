@@ -1,4 +1,4 @@
-"""The processor: its kind, its cores, and the number formats that it computes in."""
+"""The processor: its name, its cores, and the dtypes that it has arithmetic for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["advice", "computes_in", "has_amx", "is_exporting", "processor", "usa
 
 
 def computes_in(device: str, dtype: torch.dtype) -> bool:
-    """Whether a type of device has arithmetic for a dtype, or makes do without, far slower.
+    """Whether a type of device has arithmetic for a dtype; without, it computes far slower.
 
     A CPU with AVX2 alone multiplies matrices of bfloat16 at a hundredth of the speed of float32.
     """
@@ -22,10 +22,10 @@ def computes_in(device: str, dtype: torch.dtype) -> bool:
 
 
 def processor(device: str = "cpu") -> str:
-    """The kind of processor: ``AVX2``, ``AVX512``, ``AVX512_AMX``, ..., of a GPU ``CUDA_9.0``, ...
+    """The name of a processor: ``AVX2``, ``AVX512_AMX``, ...; for a GPU ``CUDA_9.0``, ...
 
-    A CPU's is PyTorch's name for its vector units, and whether there is AMX besides; a GPU's is its
-    compute capability, of several GPUs that of the current one.
+    For a CPU it is PyTorch's name for the vector units, with ``_AMX`` if there is AMX. For a GPU it
+    is the compute capability, with several GPUs that of the current one.
     """
     if device != "cpu":
         asks = device == "cuda" and torch.version.hip is None and torch.cuda.is_available()
@@ -35,20 +35,20 @@ def processor(device: str = "cpu") -> str:
 
 
 def has_amx() -> bool:
-    """Whether the processor multiplies matrices (Intel AMX)."""
+    """Whether the processor has units that multiply matrices (Intel AMX)."""
     return bool(torch.cpu._is_amx_tile_supported())
 
 
 def is_exporting() -> bool:
-    """Whether what is computed is only recorded, for another machine.
+    """Whether PyTorch only records the computation (``torch.export``), for another machine.
 
-    ``torch.compiler.is_exporting()`` says so of all that PyTorch 2.11 compiles as well.
+    ``torch.compiler.is_exporting()`` is true under ``torch.compile`` as well, in PyTorch 2.11.
     """
     return bool(torch.compiler._is_exporting_flag)
 
 
 def advice(device: str, dtype: torch.dtype) -> str | None:
-    """What to tell whoever asked for a dtype that a type of device does without; None if fine."""
+    """A message for a user whose device has no arithmetic for a dtype; None if it has."""
     if computes_in(device, dtype):
         return None
     name = str(dtype).removeprefix("torch.")
@@ -56,5 +56,5 @@ def advice(device: str, dtype: torch.dtype) -> str | None:
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
 """Train a network on labelled images: :func:`train`, and the command pyconv-train."""
 
-from .recipe import Engine, Recipe
+from .recipe import Recipe, TrainOptions
 from .run import DivergedError, Summary
 from .training import train
 
-__all__ = ["DivergedError", "Engine", "Recipe", "Summary", "train"]
+__all__ = ["DivergedError", "Recipe", "Summary", "TrainOptions", "train"]

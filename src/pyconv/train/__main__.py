@@ -13,18 +13,17 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ..speed.memory import keep_memory
 from ..system import commands
 from ..system.files import require_writable, write_result
-from ..system.processes import launch, processes
-from .recipe import RECIPES, Engine, Recipe
+from ..system.launch import launch, process_count
+from .recipe import RECIPES, Recipe, TrainOptions
 from .run import DivergedError, Summary
 from .training import CURE, train
 
 __all__ = ["main"]
-
 
 EXAMPLES = """\
   pyconv-train /data/imagenet --model pyconvresnet50 --output runs/paper --nproc-per-node gpu
@@ -72,9 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--nproc-per-node", metavar="N", help="processes here: a number, or gpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="copy summary.json there")
-    commands.add_fields(parser, Engine, "how it is computed", {"time_limit": seconds})
+    commands.add_fields(parser, TrainOptions, "how it is computed", {"time_limit": seconds})
     commands.add_fields(parser, Recipe, "what is learned (defaults of --recipe paper)")
     return parser
+
+
+def _kept_memory() -> AbstractContextManager[None]:
+    """Within, memory is kept from step to step, which is faster, if pyconv.speed is installed."""
+    try:
+        from ..speed import keep_memory
+    except ImportError:
+        return nullcontext()
+    return keep_memory()
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -82,18 +90,18 @@ def _command(argv: Sequence[str] | None) -> int:
     if args.json is not None:  # before days of work
         require_writable(args.json)
     recipe = commands.read_fields(args, RECIPES[args.recipe])
-    engine = commands.read_fields(args, Engine())
-    count = processes(args.nproc_per_node, engine.device)
+    options = commands.read_fields(args, TrainOptions())
+    count = process_count(args.nproc_per_node, options.device)
     if count > 1:
         return launch(main, argv, count, CURE)
     try:
-        with keep_memory():
+        with _kept_memory():
             summary = train(
                 args.data,
                 args.output,
                 model=args.model,
                 recipe=recipe,
-                engine=engine,
+                options=options,
                 weights=args.weights,
                 freeze=args.freeze,
                 resume=args.resume,

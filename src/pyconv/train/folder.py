@@ -1,4 +1,4 @@
-"""The folder of a training run: taken for one run alone, with what lies there to go on from."""
+"""The folder of a training run: locked by one run at a time, and the state saved in it."""
 
 from __future__ import annotations
 
@@ -11,57 +11,61 @@ from filelock import FileLock, Timeout
 
 from ..system.files import remove_leftovers, replacing
 from .recipe import differences
-from .state import read_best, read_state
+from .state import read_best, read_state, write_state
 
-__all__ = ["Claim", "check_same", "is_best_of"]
+__all__ = ["RunFolder", "check_same", "is_best_of"]
 
 FILES = ("last.pt", "best.pt", "log.csv", "steps.csv", "curves.png", "summary.json")
-LOCK_WAIT = 20  # seconds: the loaders of a killed run live a little longer, and hold its lock
+LOCK_WAIT = 20  # seconds: loader processes of a killed run live on a little and hold its lock
 
 
-class Claim:
-    """The claim of one run on its folder, from :meth:`take` to :meth:`release`."""
+class RunFolder:
+    """The folder of a run, which belongs to this run from :meth:`take` to :meth:`release`.
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.lock = FileLock(output / ".lock")
+    Only the first process of the run takes it and writes into it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last, self.best = path / "last.pt", path / "best.pt"
+        self.lock = FileLock(path / ".lock")
 
     def take(self) -> None:
-        """Make the folder, keep others out of it, and remove what a kill left half written.
+        """Make the folder, lock it, and remove files that a kill left half written.
 
         Raises:
             ValueError: if another run holds it, or there can be no such folder.
         """
         try:
-            self.output.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             raise ValueError(
-                f"{self.output} cannot be made a folder: {error.strerror}. Give another --output."
+                f"{self.path} cannot be made a folder: {error.strerror}. Give another --output."
             ) from error
         try:
             self.lock.acquire(timeout=LOCK_WAIT)
         except Timeout:
             raise ValueError(
-                f"Another run is writing into {self.output}. Wait for it, or give another --output."
+                f"Another run is writing into {self.path}. Wait for it, or give another --output."
             ) from None
-        remove_leftovers(self.output, FILES)
+        remove_leftovers(self.path, FILES)
 
     def release(self) -> None:
+        """Unlock the folder, if it is locked."""
         self.lock.release()
 
     def source(self, resume: str | Path | None) -> Path | None:
-        """The state to go on from: the one in the folder or the one asked for; None to begin.
+        """The file to go on from: that of the folder, or ``resume``; None to begin.
 
         Raises:
             ValueError: if there are two.
         """
-        own = self.output / "last.pt"
         if resume is None:
-            return own if own.exists() else None
+            return self.last if self.last.exists() else None
         source = Path(resume).expanduser()
-        if own.exists() and source.resolve() != own.resolve():
+        if self.last.exists() and source.resolve() != self.last.resolve():
             raise ValueError(
-                f"{self.output} holds a run of its own and --resume names another. Leave --resume "
+                f"{self.path} holds a run of its own and --resume names another. Leave --resume "
                 "out, or give another --output."
             )
         return source
@@ -69,33 +73,53 @@ class Claim:
     def go_on(
         self, resume: str | Path | None, run: dict[str, Any], classes: Sequence[str]
     ) -> dict[str, Any] | None:
-        """The state to go on from, if there is one; ``run`` is what it must be a state of.
+        """The state to go on from; None to begin.
 
-        The best weights and the steps of a run that lay elsewhere are brought along.
+        From another folder, ``best.pt`` and ``steps.csv`` are copied into this one.
+
+        Args:
+            resume: A file to go on from; None for that of this folder, if there is one.
+            run: The identity and the recipe that the state must have been saved with.
+            classes: The names of the classes, likewise.
 
         Raises:
-            ValueError: if it is of another run, missing or damaged.
+            ValueError: if the state is of another run, missing or damaged.
         """
         source = self.source(resume)
         if source is None:
             return None
         state = read_state(source)
         check_same(source, state, run, classes)
-        if source.resolve().parent != self.output.resolve():
+        if source.resolve().parent != self.path.resolve():
             best = source.with_name("best.pt")
             if is_best_of(best, state):
-                _bring(best, self.output)
-            _bring(source.with_name("steps.csv"), self.output)
+                _copy(best, self.path)
+            _copy(source.with_name("steps.csv"), self.path)
         return state
+
+    def save(self, weights: dict[str, Any], rest: dict[str, Any], best: bool) -> None:
+        """Write ``last.pt``, and before it ``best.pt`` if the weights are the best so far.
+
+        Args:
+            weights: The weights to use, and what belongs to them.
+            rest: What it takes besides to go on.
+            best: Whether these are the best weights so far.
+
+        Raises:
+            OSError: if a file cannot be written; the one before is intact.
+        """
+        if best:
+            write_state(self.best, weights)
+        write_state(self.last, weights | rest)
 
 
 def check_same(
     source: Path, state: dict[str, Any], run: dict[str, Any], classes: Sequence[str]
 ) -> None:
-    """Prove that a saved state is of the run asked for.
+    """Check that a saved state is of the run asked for.
 
     Raises:
-        ValueError: spelling out what differs.
+        ValueError: if it is not; it says what differs.
     """
     there = state["run"]
     wrong = differences(there["identity"] | there["recipe"], run["identity"] | run["recipe"])
@@ -109,17 +133,17 @@ def check_same(
 
 
 def is_best_of(path: Path, state: dict[str, Any]) -> bool:
-    """Whether a file holds, undamaged, the weights of an epoch of the run that ``state`` is of."""
+    """Whether a file holds, undamaged, best weights of the run that ``state`` is of."""
     try:
         content = read_best(path)
     except (OSError, ValueError):
         return False
-    # A kill between the two saves leaves a best.pt that is an epoch ahead, to be made again.
+    # A kill between the two saves leaves a best.pt that is an epoch ahead; it is written anew.
     ours, theirs = state["history"], content["history"]
     return bool(content["run"] == state["run"] and theirs[: len(ours)] == ours[: len(theirs)])
 
 
-def _bring(path: Path, folder: Path) -> None:
+def _copy(path: Path, folder: Path) -> None:
     if path.is_file():
         with path.open("rb") as old, replacing(folder / path.name) as new:
             shutil.copyfileobj(old, new)

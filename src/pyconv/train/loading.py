@@ -1,8 +1,8 @@
-"""The images of a training run, in an order and with changes that are pure functions of the seed.
+"""The images of a training run: data set, sampler, augmentation, loaders.
 
-Nothing here has a state to save: which images make up a step follows from (seed, epoch, step,
-process), and how an image is changed from (seed, epoch, image). torchvision is imported when
-images are first touched.
+Nothing here has a state to save. The images of a step follow from (seed, epoch, step, process),
+the augmentation of an image from (seed, epoch, image). torchvision is imported when images are
+first read.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ..data.loading import Preprocess, find_images, leave_if_orphaned
 from .recipe import Recipe
 
 __all__ = [
-    "Order",
-    "Photos",
     "Splits",
+    "StepSampler",
+    "TrainImages",
     "UnreadableImageError",
     "augmentation",
     "derive_seed",
@@ -69,9 +69,9 @@ def find_splits(root: str | Path) -> Splits:
             ("only in train/", sorted({*train.classes} - {*val.classes})),
             ("only in val/", sorted({*val.classes} - {*train.classes})),
         )
-        told = "; ".join(f"{where}: {_first(names)}" for where, names in faults if names)
+        differ = "; ".join(f"{where}: {_first(names)}" for where, names in faults if names)
         raise ValueError(
-            f"The classes of train/ and val/ in {root} differ ({told}). Both must hold the same "
+            f"The classes of train/ and val/ in {root} differ ({differ}). Both must hold the same "
             "folders."
         )
     for name, found in (("train", train), ("val", val)):
@@ -90,7 +90,7 @@ def _first(names: Sequence[str], count: int = 3) -> str:
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed that any change of the numbers changes wholly, the same on every machine."""
+    """A seed from some numbers, the same on every machine; other numbers give an unrelated one."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -109,13 +109,13 @@ class UnreadableImageError(ValueError):
         super().__init__(message.strip().splitlines()[-1].rpartition(f"{type(self).__name__}: ")[2])
 
 
-class Photos(Dataset[tuple[Tensor, Tensor]]):
+class TrainImages(Dataset[tuple[Tensor, Tensor]]):
     """Decoded and transformed images: uint8 ``[C, H, W]`` with their labels, by (epoch, index)."""
 
     def __init__(
         self, samples: Samples, transform: Callable[[Any], Tensor], channels: int, seed: int = 0
     ) -> None:
-        # Strings, since a million Path objects would fill the memory of every loader process.
+        # Strings: a million Path objects would fill the memory of every loader process.
         self.paths = [str(path) for path, _ in samples]
         self.labels = torch.tensor([label for _, label in samples])
         self.transform, self.mode, self.seed = transform, "L" if channels == 1 else "RGB", seed
@@ -141,12 +141,15 @@ class Photos(Dataset[tuple[Tensor, Tensor]]):
         return self.transform(image), self.labels[index]
 
 
-class Order(Sampler[list[tuple[int, int]]]):
-    """The parts of one process, from the place that :meth:`start` names to the end of the epoch.
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """What one process loads, from the step that :meth:`start` sets to the end of the epoch.
 
-    Step ``s`` is the ``s``-th run of ``batch`` images of the epoch's order, the process ``rank``
-    of ``processes`` takes the ``rank``-th run of that, in ``accumulate`` equal runs. The images
-    behind the last whole batch wait for another epoch's order.
+    The images of an epoch are shuffled and cut into batches, one a step. Of a batch each process
+    takes an equal share, and computes it in ``accumulate`` equal parts. Each part is yielded as a
+    list of (epoch, index). Images behind the last whole batch of an epoch are left out.
+
+    Raises:
+        ValueError: if there are fewer images than one batch has.
     """
 
     def __init__(
@@ -165,7 +168,7 @@ class Order(Sampler[list[tuple[int, int]]]):
         self.epoch = self.step = 0
 
     def start(self, epoch: int, step: int) -> None:
-        """Go on from here."""
+        """Begin the next iteration at this step of this epoch, both counted from 0."""
         self.epoch, self.step = epoch, step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -178,7 +181,7 @@ class Order(Sampler[list[tuple[int, int]]]):
 
 
 def augmentation(recipe: Recipe, crop: int) -> Callable[[Any], Tensor]:
-    """The random changes of one image: PIL image -> uint8 ``[C, crop, crop]``."""
+    """The random augmentation of one image: PIL image -> uint8 ``[C, crop, crop]``."""
     from torchvision.transforms import v2
 
     changes = [v2.RandomResizedCrop(crop, scale=(recipe.min_scale, 1.0), antialias=True)]
@@ -194,14 +197,14 @@ def augmentation(recipe: Recipe, crop: int) -> Callable[[Any], Tensor]:
 
 
 def make_mixer(recipe: Recipe, classes: int) -> Mixer | None:
-    """What mixes the images of a batch: ``[N, C, H, W]`` and ``[N]`` -> the same and ``[N, K]``.
+    """CutMix and MixUp of a batch: ``[N, C, H, W]`` and ``[N]`` -> ``[N, C, H, W]`` and ``[N, K]``.
 
-    None where the recipe mixes nothing. Batches left unmixed keep their labels as they are.
+    None if the recipe mixes nothing. A batch that is not mixed keeps its labels ``[N]``.
     """
     from torchvision.transforms import v2
 
-    kinds = ((v2.CutMix, recipe.cutmix), (v2.MixUp, recipe.mixup))
-    mixes = [mix(alpha=alpha, num_classes=classes) for mix, alpha in kinds if alpha]
+    known = ((v2.CutMix, recipe.cutmix), (v2.MixUp, recipe.mixup))
+    mixes = [mix(alpha=alpha, num_classes=classes) for mix, alpha in known if alpha]
     if not mixes or not recipe.mix_probability:
         return None
     mixer: Mixer = v2.RandomApply([v2.RandomChoice(mixes)], p=recipe.mix_probability)
@@ -209,12 +212,12 @@ def make_mixer(recipe: Recipe, classes: int) -> Mixer | None:
 
 
 def train_loader(
-    photos: Photos, order: Order, workers: int, pin: bool
+    images: TrainImages, sampler: StepSampler, workers: int, pin: bool
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of one process: uint8 ``[N, C, H, W]`` and labels ``[N]``, as ``order`` says."""
+    """The parts of ``sampler``: uint8 ``[N, C, H, W]`` and labels ``[N]``."""
     return DataLoader(
-        photos,
-        batch_sampler=order,
+        images,
+        batch_sampler=sampler,
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,
@@ -226,10 +229,10 @@ def val_loader(
     samples: Samples, preprocess: Preprocess, batch: int, workers: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of the validation images, each image once and in order."""
-    photos = Photos(samples, preprocess.pixels, len(preprocess.mean))
-    keys: Any = [(0, index) for index in range(len(photos))]
+    images = TrainImages(samples, preprocess.pixels, len(preprocess.mean))
+    keys: Any = [(0, index) for index in range(len(images))]
     return DataLoader(
-        photos,
+        images,
         batch_size=batch,
         sampler=keys,
         num_workers=workers,

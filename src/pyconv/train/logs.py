@@ -1,22 +1,40 @@
-"""What a training run lets its owner see: tables and curves."""
+"""The logs of a training run: messages, tables, curves, TensorBoard."""
 
 from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..system.files import naming, replacing
+from tqdm import tqdm
 
-__all__ = ["Board", "StepLog", "draw_curves", "write_table"]
+from ..system.files import naming, replacing
+from .progress import Progress
+
+__all__ = [
+    "Board",
+    "RunLogs",
+    "append_steps",
+    "draw_curves",
+    "message",
+    "start_steps",
+    "write_table",
+]
 
 Row = Mapping[str, Any]
 
 
+def message(text: str) -> None:
+    """Write a line on stderr, above the progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV, whole or not at all; an empty table is an empty file."""
+    """Write rows as CSV, whole or not at all; without rows, an empty file."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -26,21 +44,21 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         file.write(text.getvalue().encode())
 
 
-class StepLog:
-    """``steps.csv``: epoch (from 1), step (from 1), learning rate and mean loss of every step."""
+def start_steps(path: Path, epoch: int, step: int) -> None:
+    """Begin ``steps.csv``, or keep its rows of the steps before (epoch, step), both from 0.
 
-    def __init__(self, path: Path, epoch: int, step: int) -> None:
-        """Keep what an earlier process wrote of the steps before (epoch, step), both from 0."""
-        self.path = path
-        lines = path.read_text("utf-8").splitlines()[1:] if path.is_file() else []
-        before = [line for line in lines if _is_before(line, epoch, step)]
-        with replacing(path) as file:
-            file.write("\n".join(["epoch,step,lr,loss", *before, ""]).encode())
+    Its columns are epoch and step (from 1), learning rate and mean loss.
+    """
+    lines = path.read_text("utf-8").splitlines()[1:] if path.is_file() else []
+    before = [line for line in lines if _is_before(line, epoch, step)]
+    with replacing(path) as file:
+        file.write("\n".join(["epoch,step,lr,loss", *before, ""]).encode())
 
-    def write(self, rows: Sequence[tuple[int, int, float, float]]) -> None:
-        """Append the rows of some steps."""
-        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{e},{s},{lr:.6g},{loss:.9g}\n" for e, s, lr, loss in rows)
+
+def append_steps(path: Path, rows: Sequence[tuple[int, int, float, float]]) -> None:
+    """Append the rows of some steps to ``steps.csv``."""
+    with naming(path), path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{e},{s},{lr:.6g},{loss:.9g}\n" for e, s, lr, loss in rows)
 
 
 def _is_before(line: str, epoch: int, step: int) -> bool:
@@ -76,7 +94,7 @@ def draw_curves(path: Path, title: str, history: Sequence[Row]) -> bool:
 
 
 class Board:
-    """TensorBoard's event files in ``<output>/tensorboard``.
+    """TensorBoard's event files in a folder.
 
     Raises:
         ValueError: if TensorBoard is not installed.
@@ -89,12 +107,51 @@ class Board:
             raise ValueError(
                 "--tensorboard needs TensorBoard: pip install tensorboard, or leave it out."
             ) from None
-        # What an earlier process wrote of the epochs now trained again is hidden.
+        # Hides what an earlier process wrote of epochs that are now trained again.
         self.writer: Any = SummaryWriter(str(folder), purge_step=epoch + 1)
 
     def write(self, row: Row) -> None:
-        """Show the figures of an epoch."""
+        """Write the figures of an epoch."""
         for name, value in row.items():
             if name != "epoch":
                 self.writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
         self.writer.flush()
+
+
+@dataclass
+class RunLogs:
+    """All logs of a run, in its folder. Only the first process calls its methods."""
+
+    folder: Path
+    title: str  # of the curves
+    epochs: int
+    board: Board | None
+
+    def start(self, progress: Progress) -> None:
+        """Bring the files to where the run is: a kill may have come between a save and them."""
+        if progress.history:
+            self._write_history(progress.history)
+        start_steps(self.folder / "steps.csv", progress.epoch, progress.step)
+
+    def steps(self, rows: Sequence[tuple[int, int, float, float]]) -> None:
+        """Log some steps: epoch and step (from 1), learning rate, mean loss."""
+        append_steps(self.folder / "steps.csv", rows)
+
+    def epoch(self, history: Sequence[Row]) -> None:
+        """Log the last of some epochs."""
+        row, best = history[-1], max(row["val_top1"] for row in history)
+        message(
+            f"epoch {row['epoch']}/{self.epochs}: loss {row['train_loss']:.4f}, validation "
+            f"top-1 {row['val_top1']:.2f} % (best {best:.2f}), "
+            f"{row['images_per_second']:,.0f} images/s"
+        )
+        drawn = self._write_history(history)
+        if not drawn and row["epoch"] == 1:
+            message("curves.png is left out: it needs matplotlib (pip install matplotlib).")
+        if self.board is not None:
+            self.board.write(row)
+
+    def _write_history(self, history: Sequence[Row]) -> bool:
+        """Write the table and the curves of all epochs; False where matplotlib is not installed."""
+        write_table(self.folder / "log.csv", history)
+        return draw_curves(self.folder / "curves.png", self.title, history)

@@ -1,37 +1,33 @@
-"""What is learned and how, as data: the published recipes, and the schedules that follow.
+"""Recipes and options of a training as data, and the learning rate that follows from them.
 
-Nothing here knows PyTorch; every schedule is a pure function of the position in the training.
+Nothing here needs PyTorch. The learning rate is a pure function of the place in the training.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from ..system.commands import flag
 
 __all__ = [
     "AUGMENT",
     "PAPER",
     "RECIPES",
-    "Engine",
     "Recipe",
+    "TrainOptions",
     "differences",
-    "flag",
     "learning_rate",
     "part_size",
 ]
-
-
-def flag(default: Any, text: str) -> Any:
-    """A field that becomes a flag of the command, with its help."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that decides what a network learns; the defaults are the paper's recipe.
 
-    The flags of pyconv-train are these fields, and their help is the text beside them.
+    Each field is a flag of pyconv-train, with the text beside it as its help.
 
     Raises:
         ValueError: if a value is out of its range; it names the flag.
@@ -54,7 +50,7 @@ class Recipe:
     clip: float = flag(0.0, "largest norm of the gradient; 0 for no limit")
     ema: float = flag(0.0, "decay per step of averaged weights, such as 0.9999; 0 for none")
     precision: Literal["float32", "bfloat16", "float16"] = flag(
-        "float32", "of the convolutions; below float32 mixed"
+        "float32", "of the convolutions; other than float32: mixed precision"
     )
     sync_bn: bool = flag(False, "batch norms over all processes (GPUs only)")
     cutmix: float = flag(0.0, "alpha of CutMix; 0 for none")
@@ -99,8 +95,8 @@ class Recipe:
             ("seed", self.seed >= 0, "at least 0"),
         ):
             if not good:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} {getattr(self, name)!r} must be {must}.")
+                shown = name.replace("_", "-")
+                raise ValueError(f"--{shown} {getattr(self, name)!r} must be {must}.")
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values, ready for JSON and checkpoints."""
@@ -108,21 +104,24 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Engine:
-    """How a recipe is computed: nothing here changes what a step means.
+class TrainOptions:
+    """How a recipe is computed; nothing here changes what a step means.
 
-    Rounding, the images that a batch norm sees together and the partners that CutMix draws do
-    follow from the number of processes and ``accumulate``.
+    What does depend on ``accumulate`` and on the number of processes: rounding, the images that a
+    batch norm sees together, and the partners that CutMix draws.
+
+    Raises:
+        ValueError: if a value is out of its range; it names the flag.
     """
 
-    accumulate: int = flag(1, "parts that a process computes its share of a batch in")
+    accumulate: int = flag(1, "parts in which a process computes its share of a batch")
     workers: int | None = flag(None, "loader processes of each process; default: its cores, to 8")
     device: str | None = flag(None, "cpu, cuda, ...; default: the accelerator there is")
     channels_last: bool = flag(True, "memory format of images and weights")
     compile: bool = flag(False, "through torch.compile")
     deterministic: bool = flag(False, "the same bits on a GPU too, at some cost in speed")
     save_every: int = flag(1000, "steps between saves within an epoch; 0 for none")
-    watch_every: int = flag(20, "steps between looks at the loss")
+    watch_every: int = flag(20, "steps between two reads of the loss")
     time_limit: float | None = flag(None, "save and leave after this time, such as 90s, 30m, 8h")
     tensorboard: bool = flag(False, "event files for TensorBoard")
 
@@ -139,8 +138,8 @@ class Engine:
 
 PAPER = Recipe()
 
-# The README of the original states batch, lr, epochs, cosine, CutMix and mixed precision. Chosen
-# here: alpha and probability 1 as CutMix's own authors train on ImageNet; 5 epochs of warm-up, as
+# The original's README gives batch size, lr, epochs, cosine, CutMix and mixed precision. Chosen
+# here: alpha 1 and probability 1, as CutMix's authors use on ImageNet; 5 epochs of warm-up, as
 # usual at this batch size; bfloat16, which needs no loss scaling.
 AUGMENT = replace(
     PAPER,
@@ -160,12 +159,12 @@ RECIPES = {"paper": PAPER, "augment": AUGMENT}
 def learning_rate(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
     """The learning rate of a step; epochs and steps count from 0, an epoch has ``steps`` steps.
 
-    Schedule step decays at the first step of each milestone, so that epochs 0 to 29 of the paper's
-    recipe run at 0.1 and epoch 30 is the first at 0.01.
+    Schedule step decays at the first step of each milestone: epochs 0 to 29 of the paper's recipe
+    run at 0.1, and epoch 30 is the first at 0.01.
     """
     position = epoch + step / steps
     if position < recipe.warmup:
-        # Counted from 1, or the first step would teach nothing.
+        # Counted from 1, or the rate of the first step would be 0.
         return recipe.lr * min(1.0, (epoch * steps + step + 1) / (recipe.warmup * steps))
     if recipe.schedule == "step":
         return recipe.lr * recipe.decay ** sum(epoch >= m for m in recipe.milestones)
@@ -174,10 +173,10 @@ def learning_rate(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
 
 
 def part_size(recipe: Recipe, processes: int, accumulate: int) -> int:
-    """Images that a process sees at once: its share of the batch, in ``accumulate`` equal parts.
+    """The images that a process computes at once: its share of the batch by ``accumulate``.
 
     Raises:
-        ValueError: if the batch cannot be shared out equally.
+        ValueError: if the batch cannot be divided equally; it suggests one that can.
     """
     shares = processes * accumulate
     size, rest = divmod(recipe.batch_size, shares)
@@ -192,7 +191,7 @@ def part_size(recipe: Recipe, processes: int, accumulate: int) -> int:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """What differs between a saved run and the one asked for, in words; empty if nothing does."""
+    """What differs between a saved run and the one asked for, in words; empty if nothing."""
     return ", ".join(
         f"{key.replace('_', '-')} {there.get(key)} there and {here.get(key)} here"
         for key in here | there

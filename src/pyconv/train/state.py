@@ -1,4 +1,4 @@
-"""The files of a training run: written whole or not at all, read without trusting them."""
+"""The checkpoints of a training run: written whole or not at all, read without trusting them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 from ..system.files import replacing
 from ..weights.checkpoint import CheckpointError
 
-__all__ = ["read_best", "read_state", "write_state"]
+__all__ = ["FORMAT", "read_best", "read_state", "write_state"]
 
 FORMAT = 1
 BEST = {
     "format": int,
     "state_dict": Mapping,  # the weights to use: averaged ones where the recipe averages
-    "run": dict,  # what must be the same for a run to go on
+    "run": dict,  # identity and recipe, which must be the same for a run to go on
     "history": list,
 }
 PARTS = BEST | {
     "position": dict,
-    "training": dict,  # the live weights, optimizer, scaler and averages
+    "training": dict,  # the weights that learn, optimizer, loss scale and averages
 }
 
 
@@ -32,12 +32,12 @@ def write_state(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values.
 
     Raises:
-        OSError: if it cannot be written; it says that the one before is intact.
+        OSError: if it cannot be written; the file before is intact.
     """
     try:
         with replacing(path) as file:
             torch.save(dict(content), file)
-    except (OSError, RuntimeError) as error:  # PyTorch wraps what the disk says
+    except (OSError, RuntimeError) as error:  # PyTorch wraps the error of the disk
         cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
         reason = (isinstance(cause, OSError) and cause.strerror) or str(error).splitlines()[0]
         kept = "What it held before is intact" if path.exists() else "Nothing was written"
@@ -47,17 +47,17 @@ def write_state(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read the checkpoint that a training run goes on from, onto the CPU.
+    """Read the checkpoint that a run goes on from, onto the CPU.
 
     Raises:
-        CheckpointError: if it is none, or is damaged.
+        CheckpointError: if it is of something else, or damaged.
         FileNotFoundError: if there is no file at ``path``.
     """
     return _read(path, PARTS)
 
 
 def read_best(path: Path) -> dict[str, Any]:
-    """Read the weights of the best epoch with what is said about them, as :func:`read_state`."""
+    """Read the checkpoint of the best weights, as :func:`read_state`."""
     return _read(path, BEST)
 
 
@@ -92,10 +92,10 @@ def _read(path: Path, parts: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _check_sums(path: Path) -> None:
-    """Prove that no bit of a zip has changed: PyTorch writes check sums and does not look at them.
+    """Check the sums in a zip, which PyTorch writes and does not read.
 
     Raises:
-        BadZipFile: if one has.
+        BadZipFile: if a bit has changed.
     """
     with zipfile.ZipFile(path) as archive:
         if (member := archive.testzip()) is not None:

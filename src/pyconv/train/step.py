@@ -1,4 +1,4 @@
-"""What learns: a network with its optimizer, loss scale and averages, and one step of them."""
+"""The train step: a network with its optimizer, loss scale and averages, and one step of them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ..system.processes import World
 from ..weights import checkpoint
 from ..weights.rows import WeightsEnum
 from .loading import derive_seed, make_mixer
-from .recipe import Engine, Recipe
+from .recipe import Recipe, TrainOptions
 
 __all__ = [
-    "Learner",
+    "TrainStep",
     "build_network",
     "freeze_stages",
     "join_norms",
@@ -61,7 +61,7 @@ def build_network(
 
 
 def join_norms(network: nn.Module) -> nn.Module:
-    """Let batch norms see the images of all processes; before freezing, which marks modules."""
+    """Let batch norms see the images of all processes. It replaces them: freeze after it."""
     joined: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     return joined
 
@@ -100,7 +100,7 @@ def preprocess_of(name: str, network: nn.Module, recipe: Recipe) -> Preprocess:
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over what learns, with the recipe's weight decay."""
+    """SGD over the parameters that learn, with the recipe's weight decay."""
     learns = [p for p in network.parameters() if p.requires_grad]
     decays = [p for p in learns if recipe.decay_norms or p.ndim > 1]
     rest = [p for p in learns if not (recipe.decay_norms or p.ndim > 1)]
@@ -110,18 +110,18 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
-class Learner:
-    """A network in training, in one of the processes that share it.
+class TrainStep:
+    """A step of the optimizer, on one batch shared by all processes, and all that it changes.
 
     Args:
-        network: What learns.
+        network: The network to train.
         frozen: The parts of it that stay in eval mode.
-        recipe: What is learned.
-        engine: How it is computed.
+        recipe: What the network learns.
+        options: How it is computed.
         world: The processes.
-        device: Where this one computes.
-        preprocess: What the images pass through.
-        classes: How many there are.
+        device: The device of this process.
+        preprocess: The preprocessing of the images.
+        classes: The number of classes.
     """
 
     def __init__(
@@ -129,19 +129,19 @@ class Learner:
         network: nn.Module,
         frozen: list[nn.Module],
         recipe: Recipe,
-        engine: Engine,
+        options: TrainOptions,
         world: World,
         device: torch.device,
         preprocess: Preprocess,
         classes: int,
     ) -> None:
-        self.frozen, self.recipe, self.engine = frozen, recipe, engine
+        self.frozen, self.recipe, self.options = frozen, recipe, options
         self.world, self.device, self.preprocess = world, device, preprocess
-        if engine.deterministic:
+        if options.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = not engine.deterministic
-        self.layout = torch.channels_last if engine.channels_last else torch.contiguous_format
+        torch.backends.cudnn.benchmark = not options.deterministic
+        self.layout = torch.channels_last if options.channels_last else torch.contiguous_format
         network = network.to(device).to(memory_format=self.layout)
         self.network = network
         parallel = (
@@ -153,7 +153,7 @@ class Learner:
         self.unsynced: Callable[[], contextlib.AbstractContextManager[None]] = (
             parallel.no_sync if parallel is not None else contextlib.nullcontext
         )
-        if engine.compile:
+        if options.compile:
             self.forward = torch.compile(self.forward)
         self.ema = (
             AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
@@ -164,11 +164,11 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.mixer = make_mixer(recipe, classes)
-        self.waited = 0.0  # seconds for images, since whoever counts set it to 0
+        self.waited = 0.0  # seconds for images; the run reads it and sets it back to 0
 
     @property
     def averaged(self) -> nn.Module:
-        """The network to use: the averaged one where the recipe averages."""
+        """The network to evaluate and save: the averaged one if the recipe averages."""
         if self.ema is None:
             return self.network
         averaged: nn.Module = self.ema.module
@@ -181,16 +181,17 @@ class Learner:
         return rate
 
     def autocast(self) -> torch.autocast:
+        """The context in which the network computes, for the precision of the recipe."""
         dtype = DTYPES[self.recipe.precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     def train(self) -> None:
-        """Put all but what is frozen into training mode."""
+        """Put the network, but for its frozen parts, into training mode."""
         self.network.train()
         for part in self.frozen:
             part.eval()
 
-    def step(
+    def __call__(
         self,
         parts: Iterator[tuple[Tensor, Tensor]],
         epoch: int,
@@ -199,19 +200,25 @@ class Learner:
         loss_sum: Tensor,
         hits: Tensor,
     ) -> None:
-        """One step of the optimizer, on one batch shared by all processes.
+        """Do one step.
 
-        Adds this process's loss to ``loss_sum`` and the images it got right to ``hits``, scalars
-        on the device: nothing waits for them here.
+        Args:
+            parts: This process's share of the batch, in ``accumulate`` parts.
+            epoch: The epoch, from 0.
+            step: The step in the epoch, from 0.
+            rate: The learning rate.
+            loss_sum: A scalar on the device. The loss of this process is added to it.
+            hits: A scalar on the device. The number of correct images is added to it. Nothing
+                waits for either.
         """
-        accumulate = self.engine.accumulate
+        accumulate = self.options.accumulate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         for number in range(accumulate):
             began = time.perf_counter()
             pixels, labels = next(parts)
             self.waited += time.perf_counter() - began
-            # From here on chance is a function of the place, so that none of it has to be saved.
+            # What is random from here on follows from the place: no state of it has to be saved.
             torch.manual_seed(derive_seed(self.recipe.seed, epoch, step, self.world.rank, number))
             labels = labels.to(self.device, non_blocking=True)
             images = self.preprocess.normalise(pixels.to(self.device, non_blocking=True))
@@ -229,6 +236,7 @@ class Learner:
         self._update()
 
     def _update(self) -> None:
+        """Change the weights by the gradients that the parts have added up."""
         if self.recipe.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
@@ -239,7 +247,7 @@ class Learner:
             self.ema.update_parameters(self.network)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it takes to go on."""
+        """All that :meth:`load_state_dict` needs to go on."""
         return {
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -248,7 +256,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave.
+        """Go on from a result of :meth:`state_dict`.
 
         Raises:
             CheckpointError: if it is of another network.

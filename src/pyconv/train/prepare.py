@@ -1,0 +1,220 @@
+"""Before the first step: everything that can be wrong is decided here, and a run is made."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.preprocess import Preprocess
+from ..system import devices, processor
+from ..system.processes import World
+from ..system.signals import Stop
+from ..weights.rows import WeightsEnum
+from . import loading
+from .folder import RunFolder, is_best_of
+from .loading import Splits, StepSampler, derive_seed
+from .logs import Board, RunLogs, message
+from .meter import LossMeter
+from .progress import Progress
+from .recipe import Recipe, TrainOptions, differences, part_size
+from .run import Batches, Run
+from .step import TrainStep, build_network, freeze_stages, join_norms, preprocess_of
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    world: World,
+    device: torch.device,
+    stop: Stop,
+    folder: RunFolder,
+    *,
+    data: str | Path,
+    model: str,
+    recipe: Recipe,
+    options: TrainOptions,
+    weights: WeightsEnum | str | Path | None,
+    freeze: int,
+    resume: str | Path | None,
+) -> Run:
+    """A run that is ready for its next step: a new one, or one that goes on.
+
+    Every process of the run calls it with the same arguments. The first process takes the folder,
+    and whoever made ``folder`` releases it, after an error too. The arguments from ``data`` on are
+    those of :func:`pyconv.train.train`.
+
+    Raises:
+        ValueError: if something asked for does not exist or does not fit.
+        CheckpointError: if a checkpoint is damaged or of another network.
+    """
+    began = time.monotonic()
+    # One process checks, so that a mistake is reported once.
+    splits, part = world.on_first(lambda: _check(data, recipe, options, world, device))
+    starts_anew = resume is None and not folder.last.exists()
+    network, frozen, preprocess = _make_network(
+        world, model, len(splits.classes), weights if starts_anew else None, freeze, recipe
+    )
+    identity = {
+        "model": model,
+        "weights": None if weights is None else str(weights),
+        "freeze": freeze,
+        "classes": len(splits.classes),
+        "images": len(splits.train),
+    }
+    state = world.on_first(lambda: _take(folder, resume, identity, recipe, splits))
+    train_step = TrainStep(
+        network, frozen, recipe, options, world, device, preprocess, len(splits.classes)
+    )
+    sampler, loader, val_loader = _make_loaders(
+        splits, preprocess, part, recipe, options, world, pin=device.type == "cuda"
+    )
+    progress = Progress.of(state)
+    if state is not None:
+        train_step.load_state_dict(state["training"])
+        world.on_first(lambda: _report_start(state, progress, recipe, options, world, folder))
+    advice = processor.advice(device.type, devices.DTYPES[recipe.precision])
+    if advice is not None and world.first:
+        message(advice)
+    logs = RunLogs(
+        folder.path,
+        title=f"{model} on {len(splits.train):,} images",
+        epochs=recipe.epochs,
+        board=_open_board(world, folder, progress) if options.tensorboard else None,
+    )
+    world.on_first(lambda: logs.start(progress))
+    return Run(
+        world=world,
+        stop=stop,
+        folder=folder,
+        recipe=recipe,
+        options=options,
+        identity=identity,
+        classes=splits.classes,
+        train_step=train_step,
+        sampler=sampler,
+        loader=loader,
+        val_loader=val_loader,
+        logs=logs,
+        meter=LossMeter(options.watch_every, device),
+        progress=progress,
+        began=began,
+    )
+
+
+def _check(
+    data: str | Path, recipe: Recipe, options: TrainOptions, world: World, device: torch.device
+) -> tuple[Splits, int]:
+    """The images, and how many of them a process computes at once.
+
+    Raises:
+        ValueError: if they do not fit the recipe, the processes or the device.
+    """
+    splits = loading.find_splits(data)
+    part = part_size(recipe, world.size, options.accumulate)
+    if len(splits.train) < recipe.batch_size:
+        raise ValueError(
+            f"There are {len(splits.train)} training images, fewer than one batch of "
+            f"{recipe.batch_size}. Choose a smaller --batch-size."
+        )
+    if len(splits.val) < world.size:
+        raise ValueError(f"{world.size} processes need as many images in val/.")
+    if recipe.sync_bn and device.type != "cuda":
+        raise ValueError("--sync-bn needs GPUs. Leave it out, or train with --device cuda.")
+    return splits, part
+
+
+def _make_network(
+    world: World,
+    model: str,
+    classes: int,
+    weights: WeightsEnum | str | Path | None,
+    freeze: int,
+    recipe: Recipe,
+) -> tuple[nn.Module, list[nn.Module], Preprocess]:
+    """The network, its frozen parts, and the preprocessing of its images.
+
+    The first process alone reads the weights; its values are given to the others.
+    """
+    torch.manual_seed(derive_seed(recipe.seed))
+    first = world.only_first(lambda: build_network(model, classes, weights))
+
+    def shape() -> tuple[nn.Module, list[nn.Module], Preprocess]:
+        network = build_network(model, classes) if first is None else first
+        if recipe.sync_bn and world.several:
+            network = join_norms(network)
+        return network, freeze_stages(network, freeze), preprocess_of(model, network, recipe)
+
+    return world.on_all(shape)
+
+
+def _take(
+    folder: RunFolder,
+    resume: str | Path | None,
+    identity: dict[str, Any],
+    recipe: Recipe,
+    splits: Splits,
+) -> dict[str, Any] | None:
+    """Take the folder for this run alone; the state to go on from, None to begin."""
+    folder.take()
+    return folder.go_on(resume, {"identity": identity, "recipe": recipe.as_dict()}, splits.classes)
+
+
+def _make_loaders(
+    splits: Splits,
+    preprocess: Preprocess,
+    part: int,
+    recipe: Recipe,
+    options: TrainOptions,
+    world: World,
+    pin: bool,
+) -> tuple[StepSampler, Batches, Batches]:
+    """The sampler, and the batches of training and of validation, of this process."""
+    cores = processor.usable_cores() // devices.local_processes()
+    workers = min(8, max(1, cores)) if options.workers is None else options.workers
+    sampler = StepSampler(
+        len(splits.train),
+        recipe.batch_size,
+        recipe.seed,
+        world.rank,
+        world.size,
+        options.accumulate,
+    )
+    images = loading.TrainImages(
+        splits.train,
+        loading.augmentation(recipe, preprocess.crop),
+        len(preprocess.mean),
+        recipe.seed,
+    )
+    own = splits.val[world.rank :: world.size]
+    return (
+        sampler,
+        loading.train_loader(images, sampler, workers, pin),
+        loading.val_loader(own, preprocess, part, workers),
+    )
+
+
+def _report_start(
+    state: dict[str, Any],
+    progress: Progress,
+    recipe: Recipe,
+    options: TrainOptions,
+    world: World,
+    folder: RunFolder,
+) -> None:
+    """Say where the run goes on, and what will not be as it would have been."""
+    done = progress.epoch >= recipe.epochs
+    place = f"step {progress.step + 1} of epoch {progress.epoch + 1}"
+    message("The run is complete." if done else f"Going on with {place}.")
+    now = {"size": world.size, "accumulate": options.accumulate}
+    if changed := differences(state["processes"], now):
+        message(f"Not bit for bit what the run would have been: processes {changed}.")
+    if progress.history and not is_best_of(folder.best, state):
+        message("best.pt is missing or damaged: only a better epoch will write it anew.")
+
+
+def _open_board(world: World, folder: RunFolder, progress: Progress) -> Board | None:
+    return world.only_first(lambda: Board(folder.path / "tensorboard", progress.epoch))
