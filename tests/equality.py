@@ -54,7 +54,7 @@ def learn(
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     leaves = [x, *(module.get_parameter(name) for name in names)]
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
-    loss = (out * weight + out**3 / 9).double().sum()
+    loss = (out * weight + out.tanh()).double().sum()
     if twice:
         loss = sum(
             ((g.double() ** 2).sum() for g in torch.autograd.grad(loss, leaves, create_graph=True)),

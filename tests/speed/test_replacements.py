@@ -139,12 +139,16 @@ def test_a_pyramid_learns_at_once(
     assert_equal(layer, x, bound=4e-3 if half else 1e-5, autocast=half)
 
 
+def pooled(channels: int, stride: int) -> nn.Module:
+    """A shortcut as the networks have them."""
+    conv = nn.Conv2d(64, channels, 1, bias=False)
+    return nn.Sequential(nn.MaxPool2d(3, stride, 1), conv, nn.BatchNorm2d(channels))
+
+
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
-    "bottleneck": lambda: PyConvBlock(64, 16, expansion=4, pyconv_kernels=(3, 5), pyconv_groups=(1, 4)),
+    "bottleneck": lambda: PyConvBlock(64, 16, pyconv_kernels=(3, 5), pyconv_groups=(1, 4)),
     "strided, pooled": lambda: PyConvBlock(
-        64, 32, 2,
-        nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Conv2d(64, 128, 1, bias=False), nn.BatchNorm2d(128)),
-        pyconv_kernels=(3, 5, 7, 9), pyconv_groups=(1, 4, 8, 16),
+        64, 64, 2, pooled(256, 2), pyconv_kernels=(3, 5, 7, 9), pyconv_groups=(1, 4, 8, 16)
     ),
     "one grouped level, as in HG": lambda: PyConvBlock(
         64, 32, expansion=2, pyconv_kernels=(3,), pyconv_groups=(8,)
@@ -164,7 +168,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
 def test_any_block(make: Callable[[], nn.Module], layout: str, training: bool, half: bool) -> None:
     torch.manual_seed(0)
     block = settled(make()).train(training)
-    x = last(2, 64, 8, 9) if layout == "small" else last(8, 64, 25, 21)
+    x = last(2, 64, 8, 9) if layout == "small" else last(16, 64, 25, 21)
     x = x.contiguous() if layout == "contiguous" else x
     assert_equal(block, x, bound=2e-2 if half else 2e-5, factor=1.5, autocast=half)
     with torch.no_grad(), plain():
@@ -184,7 +188,7 @@ def settled(model: nn.Module) -> nn.Module:
 
 @compiled
 def test_blocks_and_the_stem_are_replaced_at_all() -> None:
-    x = last(8, 64, 25, 21)
+    x = last(16, 64, 25, 21)
     for name in ("bottleneck", "two pyramids"):
         found = functions_of(BLOCKS[name]().train()(x))
         assert {"_NormAddReluBackward", "_ConvolutionsBackward"} <= found
@@ -209,11 +213,11 @@ def test_the_stem() -> None:
 
 
 @compiled
-@pytest.mark.parametrize("name", ["pyconvresnet18", "pyconvhgresnet50"])
-def test_a_network_learns_the_same(name: str) -> None:
+def test_a_network_learns_the_same() -> None:
     torch.manual_seed(0)
-    network = get_model(name, num_classes=10).train().to(memory_format=torch.channels_last)
-    images, labels = last(4, 3, 64, 64), torch.arange(4)
+    network = get_model("pyconvresnet18", num_classes=10).train()
+    network = network.to(memory_format=torch.channels_last)
+    images, labels = last(8, 3, 96, 96), torch.arange(8)
 
     def learned() -> dict[str, Tensor]:
         learner = copy.deepcopy(network)
@@ -300,12 +304,10 @@ CHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
 def test_what_users_made_of_a_block_is_kept(act: Callable[[nn.Module], nn.Module]) -> None:
     torch.manual_seed(0)
     block = PyConvBlock(
-        64, 32, 1,
-        nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(64, 128, 1), nn.BatchNorm2d(128)),
-        pyconv_kernels=(3, 5, 7, 9), pyconv_groups=(1, 4, 8, 16),
-    )  # fmt: skip
-    block = act(copy.deepcopy(block)).train()
-    x = last(8, 64, 20, 21).requires_grad_()
+        64, 32, 1, pooled(128, 1), pyconv_kernels=(3, 5, 7, 9), pyconv_groups=(1, 4, 8, 8)
+    )
+    block = act(block).train()
+    x = last(8, 64, 24, 25).requires_grad_()
 
     def step() -> list[Tensor]:
         block.zero_grad()
@@ -369,7 +371,7 @@ def test_a_layer_and_an_input_of_different_dtypes_are_refused_as_by_pytorch() ->
         pin(layer, algorithm)
         with pytest.raises(RuntimeError, match="type"):
             layer(last(2, 64, 30, 40).bfloat16())
-        with pytest.raises(RuntimeError, match="expected input|channels"):
+        with pytest.raises(RuntimeError, match=r"expected input|channels"):
             layer(last(2, 32, 50, 60))
 
 

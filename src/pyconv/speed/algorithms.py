@@ -50,8 +50,8 @@ __all__ = [
 
 Name = Literal["native", "blocked", "tiled", "depthwise", "direct"]
 FORM = re.compile(
-    r"(?P<name>native|depthwise|direct|blocked(?=:merge)|tiled(?=:\d))"
-    r"(:(?P<tile>\d+(x\d+)*))?(:merge=(?P<merge>\d+))?"
+    r"native|depthwise|direct|blocked:merge=(?P<merged>\d+)"
+    r"|tiled:(?P<tile>\d+(x\d+)*)(:merge=(?P<merge>\d+))?"
 )
 
 
@@ -77,7 +77,8 @@ class Algorithm(NamedTuple):
         match = FORM.fullmatch(text)
         if match:
             tile = tuple(map(int, match["tile"].split("x"))) if match["tile"] else ()
-            found = cls(match["name"], int(match["merge"] or 1), tile)  # type: ignore[arg-type]
+            merge = int(match["merged"] or match["merge"] or 1)
+            found = cls(text.partition(":")[0], merge, tile)  # type: ignore[arg-type]
             if str(found) == text and (not tile or (min(tile) > 0 and max(tile) > 1)):
                 return found
         raise ValueError(
