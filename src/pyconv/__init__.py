@@ -1,97 +1,56 @@
+# ruff: noqa: F403
 """Pyramidal convolution for PyTorch (Duta et al. 2020, arXiv:2006.11538)."""
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from .backbone import Backbone
-from .layers import PyConv1d, PyConv2d, PyConv3d, get_pyconv
-from .models import (
-    get_model,
-    get_model_weights,
-    get_weight,
-    list_models,
-    pyconvhgresnet50,
-    pyconvhgresnet101,
-    pyconvhgresnet152,
-    pyconvresnet18,
-    pyconvresnet34,
-    pyconvresnet50,
-    pyconvresnet101,
-    pyconvresnet152,
-    pyconvresnet_tiny,
-    resnet18,
-    resnet34,
-    resnet50,
-    resnet101,
-    resnet152,
-)
-from .resnet import PyConvBasicBlock1, PyConvBasicBlock2, PyConvBlock, ResNet
-from .speed.choice import autotune
-from .speed.optimize import optimize
-from .weights.checkpoint import CheckpointError
-from .weights.drive import DownloadError
-from .weights.rows import (
-    PyConvHGResNet50_Weights,
-    PyConvHGResNet101_Weights,
-    PyConvHGResNet152_Weights,
-    PyConvResNet50_Weights,
-    PyConvResNet101_Weights,
-    PyConvResNet152_Weights,
-    PyConvResNetTiny_Weights,
-    ResNet50_Weights,
-    ResNet101_Weights,
-    ResNet152_Weights,
-)
+from .speed import optimize as optimize  # isort: skip
+from . import backbone, models, weights
+from .architectures import Architecture as Architecture
+from .architectures import Stage as Stage
+from .architectures import Stem as Stem
+from .backbone import *
+from .layers import PyConv1d as PyConv1d
+from .layers import PyConv2d as PyConv2d
+from .layers import PyConv3d as PyConv3d
+from .layers import get_pyconv as get_pyconv
+from .models import *
+from .resnet import PyConvBasicBlock1 as PyConvBasicBlock1
+from .resnet import PyConvBasicBlock2 as PyConvBasicBlock2
+from .resnet import PyConvBlock as PyConvBlock
+from .resnet import ResNet as ResNet
+from .weights import *
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Backbone",
-    "CheckpointError",
-    "DownloadError",
-    "PyConv1d",
-    "PyConv2d",
-    "PyConv3d",
-    "PyConvBasicBlock1",
-    "PyConvBasicBlock2",
-    "PyConvBlock",
-    "PyConvHGResNet50_Weights",
-    "PyConvHGResNet101_Weights",
-    "PyConvHGResNet152_Weights",
-    "PyConvResNet50_Weights",
-    "PyConvResNet101_Weights",
-    "PyConvResNet152_Weights",
-    "PyConvResNetTiny_Weights",
-    "ResNet",
-    "ResNet50_Weights",
-    "ResNet101_Weights",
-    "ResNet152_Weights",
-    "autotune",
-    "get_model",
-    "get_model_weights",
-    "get_pyconv",
-    "get_weight",
-    "list_models",
-    "optimize",
-    "pyconvhgresnet50",
-    "pyconvhgresnet101",
-    "pyconvhgresnet152",
-    "pyconvresnet18",
-    "pyconvresnet34",
-    "pyconvresnet50",
-    "pyconvresnet101",
-    "pyconvresnet152",
-    "pyconvresnet_tiny",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-]
+if TYPE_CHECKING:
+    from . import data as data
+    from . import evaluate as evaluate
+    from . import train as train
+else:
+    __all__ = sorted(
+        {
+            "Architecture",
+            "PyConv1d",
+            "PyConv2d",
+            "PyConv3d",
+            "PyConvBasicBlock1",
+            "PyConvBasicBlock2",
+            "PyConvBlock",
+            "ResNet",
+            "Stage",
+            "Stem",
+            "get_pyconv",
+            "optimize",
+            *backbone.__all__,
+            *models.__all__,
+            *weights.__all__,
+        }
+    )
 
-
-def __getattr__(name: str) -> ModuleType:
-    """The modules of evaluation and training, imported when first asked for."""
-    if name in ("data", "evaluate", "train"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> ModuleType:
+        """The modules of evaluation and training, imported when first asked for."""
+        if name in ("data", "evaluate", "train"):
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.loading import Preprocess
+from ..data.preprocess import Preprocess
 from ..evaluate.evaluation import evaluate
 from ..system import commands, devices, processor
 from ..system.files import write_json
