@@ -21,15 +21,21 @@ import pytest
 import torch
 from drive_server import QUOTA, Drive, page
 from fetching import ONCE, fails, left, succeeds
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyconv import (
     DownloadError,
     PyConvResNet50_Weights,
     PyConvResNetTiny_Weights,
+    get_model,
+    get_model_weights,
+    get_weight,
+    models,
     pyconvresnet50,
     pyconvresnet_tiny,
+    register_model,
 )
+from pyconv.weights import Published, WeightsEnum
 from pyconv.weights.__main__ import main as weights_main
 from pyconv.weights.drive import read_record
 
@@ -252,6 +258,31 @@ print((kilobytes("VmHWM") - before) * 1024)
     command = [sys.executable, "-c", code, str(path)]
     growth = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert growth < path.stat().st_size + 200e6
+
+
+def test_a_set_of_another_network_is_one_row(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, no_network: Path
+) -> None:
+    """A network of the user's own, its published weights, and what their file must fit."""
+
+    class OwnWeights(WeightsEnum):
+        DEFAULT = Published(
+            "own", V1.file_id, 0, 9, 0.0, ((224, 1.0),), "none", network=lambda: nn.Linear(2, 3)
+        )
+
+    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))  # and put back at the end
+    register_model("own", lambda num_classes=3: nn.Linear(2, num_classes), weights=OwnWeights)
+    with pytest.raises(DownloadError, match="is of another model"):
+        get_model("own", pretrained=True, progress=False)
+    trained = nn.Linear(2, 3)
+    assert V1.file_id is not None
+    with Drive(saved(trained.state_dict()), V1.file_id) as own:
+        monkeypatch.setenv("PYCONV_DRIVE_URL", own.url)
+        model = get_model("own", weights="DEFAULT", progress=False)
+    assert torch.equal(model.weight, trained.weight)
+    assert get_model_weights("own") is OwnWeights
+    assert get_weight("OwnWeights.DEFAULT") is OwnWeights.DEFAULT
+    assert left(no_network)[1:] == ["own-DEFAULT.pth", "own-DEFAULT.pth.json"]
 
 
 # The command.

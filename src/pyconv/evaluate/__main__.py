@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("data", type=Path, nargs="?", help="the folder of images, or ILSVRC2012_img_val.tar")
     add("--sample", action="store_true", help="evaluate the embedded sample")
-    add("--model", help="a name of pyconv.list_models()")
+    add("--model", help="of pyconv.list_models(), or module:name of your own")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--weights", help="published weights, such as IMAGENET1K_V2; default: the paper's"
