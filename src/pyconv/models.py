@@ -282,8 +282,9 @@ def _find(name: str) -> Registered:
             "module:function, and put the folder of the module on PYTHONPATH."
         ) from error
     # A module may have a function of its own that is named as a network of the zoo.
-    if plain in REGISTRY and not (plain in ARCHITECTURES and callable(own)):
-        return REGISTRY[plain]
+    known = REGISTRY.get(plain)
+    if known is not None and (plain not in ARCHITECTURES or own in (None, known.factory)):
+        return known
     if not callable(own):
         raise ValueError(
             f"{name!r}: the module {module} has no {plain}. Write module:function, or register a "
