@@ -55,7 +55,7 @@ def test_one_stage_may_be_a_number() -> None:
 
 
 def test_what_is_no_network_of_the_zoo_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"network of this library, not a Linear.*get_model\(\)"):
+    with pytest.raises(ValueError, match=r"a Linear lacks stem, stages, channels.*get_model\(\)"):
         Backbone(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
 
 

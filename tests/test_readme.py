@@ -18,7 +18,7 @@ from drive_server import Drive
 
 from pyconv import PyConvResNet50_Weights, pyconvresnet50
 from pyconv.data.imagenet import synsets
-from pyconv.models import WEIGHTS
+from pyconv.weights.rows import ENUMS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -112,7 +112,7 @@ def test_the_other_commands_work_on_folders_of_that_kind(tmp_path: Path) -> None
 def test_the_table_of_models_is_the_data() -> None:
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", README, re.MULTILINE)
     table = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
-    published = {name: enum for name, enum in WEIGHTS.items() if enum["DEFAULT"].file_id}
+    published = {e["DEFAULT"].value.model: e for e in ENUMS if e["DEFAULT"].file_id}
     assert set(table) == set(published)
     for name, enum in published.items():
         paper, best = enum["IMAGENET1K_V1"], enum["DEFAULT"]

@@ -1,97 +1,33 @@
+# ruff: noqa: F403
 """Pyramidal convolution for PyTorch (Duta et al. 2020, arXiv:2006.11538)."""
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from .backbone import Backbone
-from .layers import PyConv1d, PyConv2d, PyConv3d, get_pyconv
-from .models import (
-    get_model,
-    get_model_weights,
-    get_weight,
-    list_models,
-    pyconvhgresnet50,
-    pyconvhgresnet101,
-    pyconvhgresnet152,
-    pyconvresnet18,
-    pyconvresnet34,
-    pyconvresnet50,
-    pyconvresnet101,
-    pyconvresnet152,
-    pyconvresnet_tiny,
-    resnet18,
-    resnet34,
-    resnet50,
-    resnet101,
-    resnet152,
-)
-from .resnet import PyConvBasicBlock1, PyConvBasicBlock2, PyConvBlock, ResNet
-from .speed import install, optimize
-from .weights.checkpoint import CheckpointError
-from .weights.drive import DownloadError
-from .weights.rows import (
-    PyConvHGResNet50_Weights,
-    PyConvHGResNet101_Weights,
-    PyConvHGResNet152_Weights,
-    PyConvResNet50_Weights,
-    PyConvResNet101_Weights,
-    PyConvResNet152_Weights,
-    PyConvResNetTiny_Weights,
-    ResNet50_Weights,
-    ResNet101_Weights,
-    ResNet152_Weights,
-)
+from .architectures import *
+from .backbone import *
+from .layers import *
+from .models import *
+from .resnet import *
+from .speed import optimize as optimize  # this line makes all of it fast; without, it is complete
+from .weights import *
 
 __version__ = "0.1.0"
 
-install()  # without this line, and the import, all is plain PyTorch
+if TYPE_CHECKING:
+    from . import data as data
+    from . import evaluate as evaluate
+    from . import train as train
+else:  # type checkers read the names themselves
+    __all__ = sorted(
+        name
+        for name, thing in globals().items()
+        if getattr(thing, "__module__", "").startswith(__name__) and not name.startswith("_")
+    )
 
-__all__ = [
-    "Backbone",
-    "CheckpointError",
-    "DownloadError",
-    "PyConv1d",
-    "PyConv2d",
-    "PyConv3d",
-    "PyConvBasicBlock1",
-    "PyConvBasicBlock2",
-    "PyConvBlock",
-    "PyConvHGResNet50_Weights",
-    "PyConvHGResNet101_Weights",
-    "PyConvHGResNet152_Weights",
-    "PyConvResNet50_Weights",
-    "PyConvResNet101_Weights",
-    "PyConvResNet152_Weights",
-    "PyConvResNetTiny_Weights",
-    "ResNet",
-    "ResNet50_Weights",
-    "ResNet101_Weights",
-    "ResNet152_Weights",
-    "get_model",
-    "get_model_weights",
-    "get_pyconv",
-    "get_weight",
-    "list_models",
-    "optimize",
-    "pyconvhgresnet50",
-    "pyconvhgresnet101",
-    "pyconvhgresnet152",
-    "pyconvresnet18",
-    "pyconvresnet34",
-    "pyconvresnet50",
-    "pyconvresnet101",
-    "pyconvresnet152",
-    "pyconvresnet_tiny",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-]
-
-
-def __getattr__(name: str) -> ModuleType:
-    """The modules of evaluation and training, imported when first asked for."""
-    if name in ("data", "evaluate", "train"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> ModuleType:
+        """The modules of evaluation and training, imported when first asked for."""
+        if name in ("data", "evaluate", "train"):
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

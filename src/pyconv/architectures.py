@@ -1,7 +1,7 @@
 """Every network of the zoo as one row of data (paper, sections 4 and 5.1; figures of the original).
 
 A row says what a network is; :class:`pyconv.resnet.ResNet` is the one class that reads it. A new
-network is a new row here, nothing else.
+network is a new row here, and a line in ``models.py`` for editors and type checkers.
 """
 
 from __future__ import annotations

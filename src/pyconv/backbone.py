@@ -1,15 +1,70 @@
-"""Features of the stages, for detectors and segmenters, attached to a network from outside."""
+"""What every network has, and features of its stages, for detectors and segmenters."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor, nn
 
-from .resnet import ResNet, in_turn
+__all__ = ["Backbone", "Network"]
 
-__all__ = ["Backbone"]
+
+class Network(Protocol):
+    """What a network has, so that the library can train, freeze, adapt, evaluate and dissect it.
+
+    The zoo's networks have all of it. A module of your own needs what it is used for:
+    :class:`Backbone` the first four, freezing ``stem`` and ``stages``, weights of other classes
+    or channels ``classifier`` and ``first_conv``, unless these are named as in the zoo.
+    """
+
+    @property
+    def stem(self) -> Sequence[nn.Module]:
+        """The modules that are called before the stages, in order."""
+
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """The stages in order; each takes the map of the one before it."""
+
+    @property
+    def channels(self) -> Sequence[int]:
+        """Channels of the map of each stage."""
+
+    @property
+    def strides(self) -> Sequence[int]:
+        """Input pixels per feature of the map of each stage."""
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier; 0 where there is none."""
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by an untrained one."""
+
+    @property
+    def first_conv(self) -> str:
+        """The name of the first convolution; ``"conv1"`` where a network does not say."""
+
+    @property
+    def classifier(self) -> str:
+        """The name of the classifier; ``"fc"`` where a network does not say."""
+
+
+def missing(network: object, *names: str) -> str:
+    """Which of these attributes a network has not, as words; empty if it has them all."""
+    return ", ".join(name for name in names if not hasattr(network, name))
+
+
+def image_channels(network: nn.Module) -> int:
+    """Channels of the images that a network takes: those of its first convolution."""
+    name = getattr(network, "first_conv", None)
+    if isinstance(name, str):
+        named = getattr(network.get_submodule(name), "in_channels", None)
+        if isinstance(named, int):
+            return named
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return next((conv.in_channels for conv in convolutions), 3)
 
 
 class Backbone(nn.Module):
@@ -21,24 +76,28 @@ class Backbone(nn.Module):
     torchvision's ``FasterRCNN`` and ``BackboneWithFPN``'s inner body.
 
     Args:
-        model: A network of the zoo, with any ``output_stride`` and norm.
+        model: A network of the zoo, with any ``output_stride`` and norm, or any other that has the
+            ``stem``, ``stages``, ``channels`` and ``strides`` of :class:`Network`.
         stages: Which stages to return, of 1 to 4, in ascending order.
 
     Attributes:
         channels: Channels of each map.
         strides: Input pixels per feature of each map.
-        return_layers: Names of the maps, as in torchvision's ``IntermediateLayerGetter``.
+        return_layers: The name of each stage in the network, and that of its map, as in
+            torchvision's ``IntermediateLayerGetter``.
 
     Raises:
-        ValueError: if a stage does not exist, the order is wrong, or it is no network of the zoo.
+        ValueError: if a stage does not exist, the order is wrong, or the network lacks something.
     """
 
-    def __init__(self, model: ResNet, stages: int | Sequence[int] = (1, 2, 3, 4)) -> None:
+    def __init__(self, model: Network, stages: int | Sequence[int] = (1, 2, 3, 4)) -> None:
         super().__init__()
-        if not isinstance(model, ResNet):
+        lacks = missing(model, "stem", "stages", "channels", "strides")
+        if not isinstance(model, nn.Module) or lacks:
             raise ValueError(
-                f"Backbone takes a network of this library, not a {type(model).__name__}: build "
-                "one with get_model() or a factory such as pyconvresnet50()."
+                f"Backbone takes a network with stem, stages, channels and strides, and a "
+                f"{type(model).__name__} lacks {lacks or 'the class nn.Module'}. Build one with "
+                "get_model(), or see pyconv.Network for what your own needs."
             )
         stages = (stages,) if isinstance(stages, int) else tuple(stages)
         count = len(model.stages)
@@ -51,24 +110,36 @@ class Backbone(nn.Module):
                 f"stages={stages} must name stages of 1 to {count} in ascending order, each once, "
                 "such as (1, 2, 3, 4)."
             )
-        self.conv1, self.bn1, self.relu, self.maxpool = (
-            model.conv1,
-            model.bn1,
-            model.relu,
-            model.maxpool,
-        )
-        for number, stage in enumerate(model.stages[: stages[-1]], 1):
-            self.add_module(f"layer{number}", stage)
+        names = {module: name for name, module in model.named_modules()}
+        self._stem = tuple(self._take(names, module) for module in model.stem)
+        self._stages = tuple(self._take(names, module) for module in model.stages[: stages[-1]])
         self.stages = stages
-        self.return_layers = {f"layer{stage}": f"layer{stage}" for stage in stages}
+        self.return_layers = {self._stages[stage - 1]: f"layer{stage}" for stage in stages}
         self.channels = tuple(model.channels[stage - 1] for stage in stages)
         self.strides = tuple(model.strides[stage - 1] for stage in stages)
 
+    def _take(self, names: dict[nn.Module, str], module: nn.Module) -> str:
+        """Register a module of the network under the name that it has there; that name."""
+        if module not in names:
+            raise ValueError(
+                f"A {type(module).__name__} of the network's stem or stages is not a submodule of "
+                "it. Make it an attribute of the network."
+            )
+        *outer, last = names[module].split(".")
+        place: nn.Module = self
+        for name in outer:  # such as "body" of "body.0"
+            if name not in dict(place.named_children()):
+                place.add_module(name, nn.Module())
+            place = place.get_submodule(name)
+        place.add_module(last, module)
+        return names[module]
+
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        x = in_turn([self.conv1, self.bn1, self.relu, self.maxpool], x)
+        for name in self._stem:
+            x = self.get_submodule(name)(x)
         features: OrderedDict[str, Tensor] = OrderedDict()
-        for number in range(1, self.stages[-1] + 1):
-            x = self.get_submodule(f"layer{number}")(x)
+        for number, name in enumerate(self._stages, 1):
+            x = self.get_submodule(name)(x)
             if number in self.stages:
                 features[f"layer{number}"] = x
         return features

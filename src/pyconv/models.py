@@ -1,46 +1,38 @@
-"""The factories of the zoo, such as ``pyconvresnet50(...)``, and their registry."""
+"""The factories of the zoo, such as ``pyconvresnet50(...)``, and the registry of networks.
+
+A new network is a row of ``ARCHITECTURES``, or a call of :func:`register_model`, from a file of
+the user's own as well.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-from collections.abc import Iterable
+import importlib
+import inspect
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 import torch
+from torch import nn
 
-from .architectures import ARCHITECTURES
+from .architectures import ARCHITECTURES, Architecture
+from .backbone import image_channels
+from .data.preprocess import IMAGENET, Preprocess
 from .resnet import NormLayer, ResNet
 from .weights import checkpoint
-from .weights import rows as published
-from .weights.rows import WeightsEnum
+from .weights.names import nearest
+from .weights.rows import ENUMS, WeightsEnum
 
-__all__ = [
-    "get_model",
-    "get_model_weights",
-    "get_weight",
-    "list_models",
-    "pyconvhgresnet50",
-    "pyconvhgresnet101",
-    "pyconvhgresnet152",
-    "pyconvresnet18",
-    "pyconvresnet34",
-    "pyconvresnet50",
-    "pyconvresnet101",
-    "pyconvresnet152",
-    "pyconvresnet_tiny",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-]
+Build = Callable[..., nn.Module]
+F = TypeVar("F", bound=Build)
 
 
 class Factory(Protocol):
     """What every network of the zoo is built with."""
+
+    __name__: str
 
     def __call__(
         self,
@@ -57,25 +49,153 @@ class Factory(Protocol):
     ) -> ResNet: ...
 
 
-WEIGHTS: dict[str, type[WeightsEnum]] = {
-    enum["DEFAULT"].value.model: enum
-    for enum in vars(published).values()
-    if isinstance(enum, type) and issubclass(enum, WeightsEnum) and enum is not WeightsEnum
-}
+if TYPE_CHECKING:  # for editors and type checkers; at run time, the rows make the factories
+    resnet18: Factory
+    resnet34: Factory
+    resnet50: Factory
+    resnet101: Factory
+    resnet152: Factory
+    pyconvresnet18: Factory
+    pyconvresnet34: Factory
+    pyconvresnet50: Factory
+    pyconvresnet101: Factory
+    pyconvresnet152: Factory
+    pyconvhgresnet50: Factory
+    pyconvhgresnet101: Factory
+    pyconvhgresnet152: Factory
+    pyconvresnet_tiny: Factory
+
+
+class Registered(NamedTuple):
+    """A network that :func:`get_model` can build."""
+
+    name: str
+    factory: Build
+    weights: type[WeightsEnum] | None = None  # what is published for it
+    is_row: bool = False  # whether the factory is one of ours, which loads weights itself
+
+
+REGISTRY: dict[str, Registered] = {}  # of all networks by their names, the user's own included
+
+
+@overload
+def register_model(
+    name: str, model: Architecture, *, weights: type[WeightsEnum] | None = None
+) -> Factory: ...
+@overload
+def register_model(name: str, model: F, *, weights: type[WeightsEnum] | None = None) -> F: ...
+@overload
+def register_model(
+    name: str | None = None, *, weights: type[WeightsEnum] | None = None
+) -> Callable[[F], F]: ...
+@overload
+def register_model(name: F) -> F: ...
+def register_model(
+    name: str | Build | None = None,
+    model: Architecture | Build | None = None,
+    *,
+    weights: type[WeightsEnum] | None = None,
+) -> Any:
+    """Add a network, so that :func:`get_model` and the commands find it; return its factory.
+
+    ``register_model("mine", row)`` and ``register_model("mine", factory)`` add it at once;
+    ``@register_model`` and ``@register_model("mine")`` decorate a factory, a function or a class.
+    The commands find the networks of a file ``nets.py`` as ``--model nets:mine``.
+
+    Args:
+        name: The name of the network; default that of the factory.
+        model: The row that describes it, or a factory: it is called with the options that a caller
+            gives, such as ``num_classes``, and returns a module. For what such a module may offer,
+            see :class:`Network`.
+        weights: The enum of the weights that are published for it.
+
+    Raises:
+        ValueError: if a network of that name is registered already.
+    """
+    if name is not None and not isinstance(name, str):
+        return _register(name.__name__, name, weights)
+    if model is None:
+        return lambda factory: _register(name or factory.__name__, factory, weights)
+    assert name is not None
+    return _register(name, model, weights)
+
+
+def _register(name: str, model: Architecture | Build, weights: type[WeightsEnum] | None) -> Build:
+    if name in REGISTRY:
+        raise ValueError(f"A network named {name!r} is registered already. Choose another name.")
+    is_row = isinstance(model, Architecture)
+    factory = _factory(name, model) if isinstance(model, Architecture) else model
+    REGISTRY[name] = Registered(name, factory, weights, is_row)
+    return factory
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """The names of the networks that match a shell pattern, such as ``"pyconv*50"``, sorted."""
-    return sorted(name for name in ARCHITECTURES if fnmatchcase(name, pattern))
+    return sorted(name for name in REGISTRY if fnmatchcase(name, pattern))
 
 
-def get_model(name: str, **options: Any) -> ResNet:
+def get_model(name: str, **options: Any) -> nn.Module:
     """Build a network by its name; options as in :func:`pyconvresnet50`.
 
+    ``"module:name"`` imports the module first: it may register networks, or hold a factory of that
+    name. A factory of the user's own is called with the options that are given here, and the
+    weights are loaded into what it returns.
+
     Raises:
-        ValueError: if there is no such network; it suggests the nearest name.
+        ValueError: if there is no such network, with the nearest name; or if the module cannot be
+            imported, or its factory does not take an option.
     """
-    return FACTORIES[_known_model(name)](**options)
+    network = _find(name)
+    if network.is_row:
+        return network.factory(**options)
+    pretrained, progress = options.pop("pretrained", False), options.pop("progress", True)
+    weights = resolve_weights(name, pretrained, options.pop("weights", None))
+    model = _call(network, options)
+    if weights is not None:
+        state, proven = _read(weights, progress), not isinstance(weights, Path)
+        checkpoint.load(model, state, str(weights), proven=proven)
+    return model
+
+
+def _call(network: Registered, options: dict[str, Any]) -> nn.Module:
+    """Call a factory of the user's own; say so if it does not take the options."""
+    try:
+        signature = inspect.signature(network.factory)
+    except ValueError:  # some callables have none
+        return network.factory(**options)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise ValueError(
+            f"The factory of {network.name} does not fit the call {network.name}({given}): {error}."
+            " Give it these arguments, and a default to all others."
+        ) from error
+    return network.factory(**options)
+
+
+def options_for(name: str, path: Path) -> dict[str, int]:
+    """The options with which a network fits a checkpoint: its ``num_classes``, ``in_channels``.
+
+    Raises:
+        ValueError: as :func:`get_model`.
+        CheckpointError, FileNotFoundError: if the file cannot be read.
+    """
+    network, state = _find(name), checkpoint.read(path)
+    if network.is_row:
+        return checkpoint.sizes(state)
+    probe = _call(network, {"num_classes": 1})  # it says how its modules are named
+    sizes = checkpoint.sizes(state, probe)
+    sizes["num_classes"] = sizes["num_classes"] or len(checkpoint.read_notes(path).classes or ())
+    if sizes.get("in_channels") == image_channels(probe):
+        del sizes["in_channels"]  # which the factory need not take
+    return {option: size for option, size in sizes.items() if size}
+
+
+def published_pixels(name: str) -> Preprocess:
+    """The preprocessing that the weights of a network are published with; else ImageNet's."""
+    weights = _find(name).weights
+    return IMAGENET if weights is None else weights["DEFAULT"].value.preprocess
 
 
 def get_model_weights(name: str) -> type[WeightsEnum]:
@@ -84,13 +204,13 @@ def get_model_weights(name: str) -> type[WeightsEnum]:
     Raises:
         ValueError: if there is no such network, or nothing is published for it.
     """
-    try:
-        return WEIGHTS[_known_model(name)]
-    except KeyError:
+    weights = _find(name).weights
+    if weights is None:
+        have = ", ".join(other.name for other in REGISTRY.values() if other.weights is not None)
         raise ValueError(
-            f"There are no published weights for {name}. Networks that have some: "
-            f"{', '.join(WEIGHTS)}."
-        ) from None
+            f"There are no published weights for {name}. Networks that have some: {have}."
+        )
+    return weights
 
 
 def get_weight(name: str) -> WeightsEnum:
@@ -99,11 +219,11 @@ def get_weight(name: str) -> WeightsEnum:
     Raises:
         ValueError: if there are none of that name; it suggests the nearest.
     """
-    members = {str(member): member for enum in WEIGHTS.values() for member in enum}
-    aliases = {f"{enum.__name__}.DEFAULT": enum["DEFAULT"] for enum in WEIGHTS.values()}
-    known = members | aliases
+    enums = [network.weights for network in REGISTRY.values() if network.weights is not None]
+    members = {str(member): member for enum in enums for member in enum}
+    known = members | {f"{enum.__name__}.DEFAULT": enum["DEFAULT"] for enum in enums}
     if name not in known:
-        raise ValueError(f"There are no weights named {name!r}.{_nearest(name, known)}")
+        raise ValueError(f"There are no weights named {name!r}.{nearest(name, known, _all(known))}")
     return known[name]
 
 
@@ -123,12 +243,12 @@ def resolve_weights(
             f"pretrained=True asks for the paper's weights and weights={str(weights)!r} for "
             "others. Give one of the two."
         )
+    enum = _find(model).weights
     if isinstance(weights, WeightsEnum):
-        if weights.value.model != model:
+        if enum is None or weights not in enum:
             raise ValueError(f"{weights} are weights of {weights.value.model}, not of {model}.")
         return weights
     text = str(weights)
-    enum = WEIGHTS.get(model)
     names = {} if enum is None else dict(enum.__members__)
     if text in names:
         return names[text]
@@ -142,33 +262,54 @@ def resolve_weights(
     have = f"those of {model} are {', '.join(names)}" if names else f"{model} has none"
     raise ValueError(
         f"weights={text!r} is neither a file nor the name of published weights; {have}."
-        f"{_nearest(text, names)}"
+        f"{nearest(text, names, _all(names))}"
     )
 
 
-def _known_model(name: str) -> str:
-    if name not in ARCHITECTURES:
-        raise ValueError(f"There is no network named {name!r}.{_nearest(name, ARCHITECTURES)}")
-    return name
+def _find(name: str) -> Registered:
+    """A network by its name; of ``"module:name"``, import the module first."""
+    module, colon, plain = name.rpartition(":")
+    if not colon:
+        if name not in REGISTRY:
+            cure = nearest(name, REGISTRY, _all(REGISTRY))
+            raise ValueError(f"There is no network named {name!r}.{cure}")
+        return REGISTRY[name]
+    try:
+        own = getattr(importlib.import_module(module), plain, None)
+    except Exception as error:  # a file of the user's can fail in any way
+        raise ValueError(
+            f"The module of {name!r} cannot be imported: {error} ({type(error).__name__}). Write "
+            "module:function, and put the folder of the module on PYTHONPATH."
+        ) from error
+    # A module may have a function of its own that is named as a network of the zoo.
+    known = REGISTRY.get(plain)
+    if known is not None and (plain not in ARCHITECTURES or own in (None, known.factory)):
+        return known
+    if not callable(own):
+        raise ValueError(
+            f"{name!r}: the module {module} has no {plain}. Write module:function, or register a "
+            "network of that name in the module with pyconv.register_model."
+        )
+    return Registered(plain, own)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """The cure for a misspelt name, as a sentence with a space before it."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        return f" Did you mean {near[0]!r}?"
-    return f" Known: {', '.join(known)}." if known else ""
+def _all(known: dict[str, Any]) -> str:
+    return f"Known: {', '.join(known)}." if known else ""
 
 
-def _build(name: str, weights: WeightsEnum | Path | None, progress: bool, **options: Any) -> ResNet:
+def _read(weights: WeightsEnum | Path, progress: bool) -> Any:
+    if isinstance(weights, Path):
+        return checkpoint.read(weights)
+    return weights.get_state_dict(progress)
+
+
+def _build(
+    row: Architecture, weights: WeightsEnum | Path | None, progress: bool, **options: Any
+) -> ResNet:
     """Construct a network; with weights, without initialising first what they overwrite."""
-    row = ARCHITECTURES[name]
     if weights is None:
         return ResNet(row, **options)
-    state = (
-        checkpoint.read(weights) if isinstance(weights, Path) else weights.get_state_dict(progress)
-    )
+    state = _read(weights, progress)
     # A norm of the user's may compute in its constructor, so only our own skip theirs.
     skip = options["norm_layer"] is None
     with torch.device("meta") if skip else contextlib.nullcontext():
@@ -180,9 +321,8 @@ def _build(name: str, weights: WeightsEnum | Path | None, progress: bool, **opti
     return model.to(torch.get_default_device(), torch.get_default_dtype())
 
 
-def _factory(name: str) -> Factory:
+def _factory(name: str, row: Architecture) -> Factory:
     """The public function that builds the network of a row, with the row's own defaults."""
-    row = ARCHITECTURES[name]
 
     def factory(
         pretrained: bool = False,
@@ -197,7 +337,7 @@ def _factory(name: str) -> Factory:
         output_stride: int = 32,
     ) -> ResNet:
         return _build(
-            name,
+            row,
             resolve_weights(name, pretrained, weights),
             progress,
             num_classes=num_classes,
@@ -234,19 +374,17 @@ DOCUMENTATION = """{title}: ``[N, in_channels, H, W]`` -> ``[N, num_classes]``.
         DownloadError: if published weights cannot be had, with what to do about it.
     """
 
-resnet18 = _factory("resnet18")
-resnet34 = _factory("resnet34")
-resnet50 = _factory("resnet50")
-resnet101 = _factory("resnet101")
-resnet152 = _factory("resnet152")
-pyconvresnet18 = _factory("pyconvresnet18")
-pyconvresnet34 = _factory("pyconvresnet34")
-pyconvresnet50 = _factory("pyconvresnet50")
-pyconvresnet101 = _factory("pyconvresnet101")
-pyconvresnet152 = _factory("pyconvresnet152")
-pyconvhgresnet50 = _factory("pyconvhgresnet50")
-pyconvhgresnet101 = _factory("pyconvhgresnet101")
-pyconvhgresnet152 = _factory("pyconvhgresnet152")
-pyconvresnet_tiny = _factory("pyconvresnet_tiny")
+_PUBLISHED = {enum["DEFAULT"].value.model: enum for enum in ENUMS}
+for _name, _row in ARCHITECTURES.items():
+    register_model(_name, _row, weights=_PUBLISHED.get(_name))
 
-FACTORIES: dict[str, Factory] = {name: globals()[name] for name in ARCHITECTURES}
+if not TYPE_CHECKING:  # a list that is computed would hide the names from type checkers
+    globals().update({name: REGISTRY[name].factory for name in ARCHITECTURES})
+    __all__ = [
+        "get_model",
+        "get_model_weights",
+        "get_weight",
+        "list_models",
+        "register_model",
+        *ARCHITECTURES,
+    ]

@@ -20,12 +20,12 @@ import pytest
 import torch
 from photos import one_thread  # noqa: F401
 from PIL import Image
-from pyconv.evaluate.metrics import Metrics
 
 import pyconv.data
 from pyconv import get_model, resnet18
 from pyconv.data import imagenet
 from pyconv.evaluate.__main__ import main
+from pyconv.evaluate.evaluation import Metrics
 from pyconv.evaluate.report import agrees
 from pyconv.weights.rows import PyConvResNetTiny_Weights
 
@@ -500,7 +500,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert 0 < correct1 < correct5
     record = {"images": 20, "correct1": correct1, "correct5": correct5, "top1": 5.0 * correct1}
     (tmp_path / "record.json").write_text(json.dumps(record))
-    for module in ("evaluate", "store"):
+    for module in ("evaluate.__main__", "weights.rows"):
         monkeypatch.setattr(f"pyconv.{module}.sample_file", lambda name: tmp_path / name)
     return tmp_path
 

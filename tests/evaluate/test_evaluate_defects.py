@@ -10,13 +10,12 @@ import photos
 import pytest
 import torch
 from photos import one_thread  # noqa: F401
-from pyconv.evaluate.metrics import Tally, merge
 from torch.utils.data import DistributedSampler
 
 from pyconv import pyconvresnet_tiny
 from pyconv.data import find_images, make_loader
 from pyconv.evaluate.__main__ import evaluate, main
-from pyconv.evaluate.evaluation import _one_behind
+from pyconv.evaluate.evaluation import Tally, _one_behind, merge
 from pyconv.system.processes import World
 from pyconv.weights.rows import PyConvResNetTiny_Weights
 

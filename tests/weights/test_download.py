@@ -42,7 +42,8 @@ from fetching import (
 
 from pyconv.weights.drive import DownloadError, DriveFile, Settings, fetch, read_record
 from pyconv.weights.drive.answers import Answer as DriveAnswer
-from pyconv.weights.drive.answers import Origin, Page, Retry, Version, judge
+from pyconv.weights.drive.answers import Origin, Retry, Version, judge
+from pyconv.weights.drive.page import Page
 
 UNDECLARED = {"X_Goog_Hash": None, "ETag": None, "Last_Modified": None}
 PINNED = DriveFile(FILE_ID, "weights.pth", hashlib.sha256(CONTENT).hexdigest())

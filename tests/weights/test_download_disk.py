@@ -90,7 +90,7 @@ def as_ordinary_user() -> Iterator[None]:
 def test_fault_37_pinned_and_another_hash(drive: Drive, tmp_path: Path) -> None:
     succeeds(drive, tmp_path, ONCE, file=PINNED)
     drive.replace(OTHER)
-    fails(drive, tmp_path, ONCE * 2, "not the pinned", leaves=WHOLE, file=PINNED, again=True)
+    fails(drive, tmp_path, ONCE * 2, "not the pinned", leaves=WHOLE, file=PINNED, force=True)
     assert (tmp_path / "weights.pth").read_bytes() == CONTENT
     verify(PINNED, tmp_path / "weights.pth")
 
@@ -99,8 +99,8 @@ def test_fault_37_first_use_binds_until_told_otherwise(drive: Drive, tmp_path: P
     succeeds(drive, tmp_path, ONCE).unlink()
     drive.replace(OTHER)
     remains = [LOCK, "weights.pth.json"]
-    fails(drive, tmp_path, ONCE * 2, "first use", "again=True", leaves=remains)
-    succeeds(drive, tmp_path, ONCE * 3, again=True)
+    fails(drive, tmp_path, ONCE * 2, "first use", "force=True", leaves=remains)
+    succeeds(drive, tmp_path, ONCE * 3, force=True)
 
 
 def test_fault_37_cached_file_is_not_the_pinned(drive: Drive, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_fault_41_symlink(drive: Drive, tmp_path: Path, name: str) -> None:
     cache.mkdir()
     victim.write_text("precious")
     (cache / name).symlink_to(victim)
-    fetch(FILE, cache, settings=QUICK, progress=False, again=True)
+    fetch(FILE, cache, settings=QUICK, progress=False, force=True)
     assert (cache / "weights.pth").read_bytes() == CONTENT
     assert not (cache / "weights.pth").is_symlink()
     assert victim.read_text() == "precious"
@@ -346,10 +346,10 @@ def test_fault_44_killed_between_new_record_and_new_file(
     path = fetch(FILE, tmp_path, progress=False, settings=QUICK)
     drive.replace(OTHER)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pyconv.weights.drive.part.Part.publish", interrupt)
-        fetch(FILE, tmp_path, progress=False, settings=QUICK, again=True)
+        patch.setattr("pyconv.weights.drive.partial.PartialFile.publish", interrupt)
+        fetch(FILE, tmp_path, progress=False, settings=QUICK, force=True)
     assert fetch(FILE, tmp_path, progress=False, settings=QUICK).read_bytes() == CONTENT
-    fetch(FILE, tmp_path, progress=False, settings=QUICK, again=True)
+    fetch(FILE, tmp_path, progress=False, settings=QUICK, force=True)
     assert path.read_bytes() == OTHER
 
 
@@ -369,8 +369,8 @@ def test_fault_38_early_write_fails(
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr("pyconv.weights.drive.part.FLUSH", 1000)
-    monkeypatch.setattr("pyconv.weights.drive.part.os.fsync", full_once)
+    monkeypatch.setattr("pyconv.weights.drive.partial.FLUSH", 1000)
+    monkeypatch.setattr("pyconv.weights.drive.partial.os.fsync", full_once)
     drive.bodies = repeat(lambda exchange: exchange.send_file(step=10_000, pause=0.005))
     fails(drive, tmp_path, ONCE, "No space left on device")
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,21 @@ import pytest
 import torch
 from drive_server import QUOTA, Drive, page
 from fetching import ONCE, fails, left, succeeds
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyconv import (
     DownloadError,
     PyConvResNet50_Weights,
     PyConvResNetTiny_Weights,
+    get_model,
+    get_model_weights,
+    get_weight,
+    models,
     pyconvresnet50,
     pyconvresnet_tiny,
+    register_model,
 )
-from pyconv.weights import store
+from pyconv.weights import Published, WeightsEnum
 from pyconv.weights.__main__ import main as weights_main
 from pyconv.weights.drive import read_record
 
@@ -136,16 +140,16 @@ def test_failure_names_the_cure(drive: Drive, no_network: Path) -> None:
 def test_file_placed_by_hand_is_used(cached: Path, state: State) -> None:
     model = pyconvresnet50(pretrained=True)
     assert torch.equal(model.fc.weight, state["fc.weight"])
-    record = store.published_record(V1)
+    record = V1.record()
     assert record is not None and record.trust == "user-supplied"
 
 
 def test_the_sample_needs_no_download() -> None:
     with pytest.raises(ValueError, match="comes with the package"):
-        store.drive_file(PyConvResNetTiny_Weights.DEFAULT)
+        PyConvResNetTiny_Weights.DEFAULT.drive_file  # noqa: B018
 
 
-tiny = partial(store.check_file, PyConvResNetTiny_Weights.DEFAULT)
+tiny = PyConvResNetTiny_Weights.DEFAULT.check
 
 
 def refused(change: Callable[[State], object], legacy: bool, folder: Path, *words: str) -> None:
@@ -245,16 +249,40 @@ def test_proof_stays_within_the_size_of_the_file_and_200_mb(
 import sys
 from pathlib import Path
 from pyconv import PyConvResNet50_Weights as Weights
-from pyconv.weights import store
 def kilobytes(name):
     return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0])
 before = kilobytes("VmRSS")
-store.check_file(Weights.IMAGENET1K_V1, Path(sys.argv[1]))
+Weights.IMAGENET1K_V1.check(Path(sys.argv[1]))
 print((kilobytes("VmHWM") - before) * 1024)
 """
     command = [sys.executable, "-c", code, str(path)]
     growth = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert growth < path.stat().st_size + 200e6
+
+
+def test_a_set_of_another_network_is_one_row(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, no_network: Path
+) -> None:
+    """A network of the user's own, its published weights, and what their file must fit."""
+
+    class OwnWeights(WeightsEnum):
+        DEFAULT = Published(
+            "own", V1.file_id, 0, 9, 0.0, ((224, 1.0),), "none", network=lambda: nn.Linear(2, 3)
+        )
+
+    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))  # and put back at the end
+    register_model("own", lambda num_classes=3: nn.Linear(2, num_classes), weights=OwnWeights)
+    with pytest.raises(DownloadError, match="is of another model"):
+        get_model("own", pretrained=True, progress=False)
+    trained = nn.Linear(2, 3)
+    assert V1.file_id is not None
+    with Drive(saved(trained.state_dict()), V1.file_id) as own:
+        monkeypatch.setenv("PYCONV_DRIVE_URL", own.url)
+        model = get_model("own", weights="DEFAULT", progress=False)
+    assert torch.equal(model.weight, trained.weight)
+    assert get_model_weights("own") is OwnWeights
+    assert get_weight("OwnWeights.DEFAULT") is OwnWeights.DEFAULT
+    assert left(no_network)[1:] == ["own-DEFAULT.pth", "own-DEFAULT.pth.json"]
 
 
 # The command.
@@ -296,7 +324,7 @@ def test_download_then_verify_then_pin(
     assert f"{V1}  intact, trusted-on-first-use" in capsys.readouterr().out
     pins = tmp_path / "pins.json"
     assert weights_command("pin", str(V1), "--output", str(pins)) == 0
-    record = store.published_record(V1)
+    record = V1.record()
     assert record is not None
     assert json.loads(pins.read_text()) == {str(V1): record.sha256}
     assert drive.requests == ONCE
@@ -307,12 +335,12 @@ def test_download_then_verify_then_pin(
     assert json.loads(pins.read_text()) == {str(V1): "0" * 64}
 
 
-def test_download_again(drive: Drive, cached: Path) -> None:
+def test_download_by_force(drive: Drive, cached: Path) -> None:
     assert weights_command("download", str(V1)) == 0
     assert drive.requests == []
-    assert weights_command("download", "--again", str(V1)) == 0
+    assert weights_command("download", "--force", str(V1)) == 0
     assert drive.requests == ONCE
-    record = store.published_record(V1)
+    record = V1.record()
     assert record is not None and record.trust == "trusted-on-first-use"
 
 
@@ -397,8 +425,8 @@ def test_offline_miss(no_network: Path) -> None:
     assert done.returncode == 1
     assert f"{no_network / V1.filename} is not there, and PYCONV_OFFLINE" in done.stderr
     assert "Traceback" not in done.stderr
-    done = run_command("download", str(V1), "--again", PYCONV_OFFLINE="1")
-    assert f"forbids downloading {no_network / V1.filename} again. Leave --again out" in done.stderr
+    done = run_command("download", str(V1), "--force", PYCONV_OFFLINE="1")
+    assert f"forbids downloading {no_network / V1.filename} again. Leave --force out" in done.stderr
     assert not no_network.exists()
 
 

@@ -20,10 +20,9 @@ from pyconv import (
     list_models,
 )
 from pyconv.data.imagenet import class_names, synsets
-from pyconv.models import WEIGHTS
-from pyconv.weights.rows import WeightsEnum
+from pyconv.weights.rows import ENUMS, WeightsEnum
 
-EVERY = [member for enum in WEIGHTS.values() for member in enum]
+EVERY = [member for enum in ENUMS for member in enum]
 PUBLISHED = [weights for weights in EVERY if weights.file_id]
 
 # README of https://github.com/iduta/pyconv: what the authors claim on ImageNet, and where it lies.
@@ -85,14 +84,14 @@ def test_file_sizes_are_those_of_the_format_of_2020(weights: WeightsEnum) -> Non
 
 
 def test_the_zoo_without_published_weights() -> None:
-    without = set(list_models()) - set(WEIGHTS)
+    without = set(list_models()) - {weights.value.model for weights in EVERY}
     assert without == {"resnet18", "resnet34", "pyconvresnet18", "pyconvresnet34"}
     for model in without:
         with pytest.raises(ValueError, match=f"no published weights for {model}.*pyconvresnet50"):
             get_model_weights(model)
 
 
-def test_members_quack_like_torchvisions() -> None:
+def test_members_have_the_attributes_of_torchvisions() -> None:
     weights = PyConvResNet50_Weights.IMAGENET1K_V1
     assert PyConvResNet50_Weights.DEFAULT is PyConvResNet50_Weights.IMAGENET1K_V2
     assert ResNet50_Weights.DEFAULT is ResNet50_Weights.IMAGENET1K_V1
@@ -105,6 +104,36 @@ def test_members_quack_like_torchvisions() -> None:
     assert weights.url.startswith("https://drive.google.com/")
     assert len(weights.meta["categories"]) == 1000
     assert weights.meta["acc@1"] == weights.meta["acc@1 by crop"][224]
+
+
+def test_meta_has_the_keys_of_torchvisions() -> None:
+    from torchvision.models import ResNet50_Weights as Theirs
+
+    theirs = Theirs.IMAGENET1K_V1.meta
+    keys = {"categories", "num_params", "min_size", "_metrics", "_ops", "_file_size"}
+    assert keys <= theirs.keys()
+    for weights in EVERY:
+        meta = weights.meta
+        assert keys <= meta.keys()
+        dataset = "ImageNet-1K" if weights.file_id else "Fashion-MNIST"
+        assert meta["_metrics"] == {dataset: {"acc@1": meta["acc@1"]}}
+    ours = ResNet50_Weights.IMAGENET1K_V1.meta
+    for key in ("_ops", "_file_size", "num_params"):  # the same network, so the same units
+        assert ours[key] == pytest.approx(theirs[key], rel=0.001), key
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_smallest_image_is_one_pixel(name: str) -> None:
+    with torch.device("meta"):
+        model = get_model(name).eval()
+    model.to_empty(device="cpu")  # whatever values there are: it is the shapes that count
+    for module in model.buffers():
+        module.fill_(1)
+    enum = {weights.value.model: weights for weights in EVERY}.get(name)
+    height, width = (1, 1) if enum is None else enum.meta["min_size"]
+    channels = model.conv1.in_channels
+    with torch.inference_mode():
+        assert model(torch.zeros(2, channels, height, width)).shape == (2, model.num_classes)
 
 
 def test_nothing_is_pinned_that_nobody_has_seen() -> None:

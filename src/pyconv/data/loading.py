@@ -1,76 +1,25 @@
-"""Images in, uint8 batches out: preprocessing, decoding, loaders.
+"""Images in, uint8 batches out.
 
 torchvision is imported when images are first touched, so that ``import pyconv`` stays as light as
-``import torch``. How images lie on the disk is the business of :mod:`pyconv.layouts`.
+``import torch``.
 """
 
 from __future__ import annotations
 
-import io
-import multiprocessing
-import os
-import signal
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .folders import ImageList, find_images
+from .decoding import decode, decode_fast
+from .folders import ImageList
 from .preprocess import Preprocess
+from .workers import start_worker
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = ["Batch", "Fault", "ImageList", "Preprocess", "find_images", "make_loader"]
-
-JPEG_MAGIC = b"\xff\xd8\xff"
-
-
-def decode(data: bytes, fast: bool = False) -> Image | Tensor:
-    """The picture in an image file: a PIL image, or for a JPEG that is to go fast uint8 [3, H, W].
-
-    An orientation stated in EXIF is not applied: the published accuracies were not measured so.
-
-    Raises:
-        OSError, ValueError, ...: whatever a damaged file makes a decoder raise.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if not data:
-        raise ValueError("the file is empty")
-    if fast and data.startswith(JPEG_MAGIC):
-        picture = _decode_jpeg(data)
-        if picture is not None:
-            return picture
-    try:
-        image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise ValueError("it is no image of a kind that PIL knows") from error
-    image.load()
-    return image
-
-
-def _decode_jpeg(data: bytes) -> Tensor | None:
-    """A JPEG in colour or grey, decoded without PIL; None where that is not to be had."""
-    from PIL import Image
-
-    try:
-        from torchvision.io import ImageReadMode, decode_jpeg
-
-        raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        picture: Tensor = decode_jpeg(raw, ImageReadMode.UNCHANGED)
-    except (ImportError, RuntimeError):  # a torchvision without decoders, a damaged file: ask PIL
-        return None
-    if len(picture) not in (1, 3):  # CMYK, which Adobe inverts and PIL knows how
-        return None
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and picture[0].numel() > 2 * most:  # PIL refuses it: count the same
-        return None
-    return picture.expand(3, -1, -1)
+__all__ = ["Batch", "Fault", "make_loader"]
 
 
 class Fault(NamedTuple):
@@ -111,10 +60,9 @@ class _Pixels(Dataset["tuple[Tensor, int, int] | Fault"]):
     def __getitem__(self, index: int) -> tuple[Tensor, int, int] | Fault:
         path, label = self.images.samples[index]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of EXIF and palettes, which change no pixel
-                image = decode(self.images.read(index), self.fast)
-                return self.preprocess.pixels(image), label, index
+            data = self.images.read(index)
+            image = decode_fast(data) if self.fast else decode(data, len(self.preprocess.mean))
+            return self.preprocess.pixels(image), label, index
         except Exception as error:  # a damaged file can make a decoder fail in any way
             return Fault(index, str(path), str(error) or type(error).__name__)
 
@@ -167,23 +115,5 @@ def make_loader(
         num_workers=workers,
         collate_fn=pixels.collate,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=start_worker,
     )
-
-
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process; a worker that dies of it takes the batch in hand with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    leave_if_orphaned()
-
-
-def leave_if_orphaned() -> None:
-    """End a loader's process whose parent is gone already: nobody else would.
-
-    PyTorch's workers do ask later on, but only whether they still have the parent that they began
-    with; one that is killed right after it started them is not missed.
-    """
-    parent = multiprocessing.parent_process()
-    is_known = multiprocessing.get_start_method() != "forkserver"  # which is the parent of all
-    if parent is not None and is_known and os.getppid() != parent.pid:
-        os._exit(1)

@@ -11,24 +11,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Images", "Preprocess"]
+__all__ = ["IMAGENET", "Preprocess", "expected_pixels"]
 
-
-@dataclass(frozen=True)
-class Images:
-    """What the images of a data set are scaled to, in pixels, and the statistics of 0..1 pixels."""
-
-    crop: int = 224
-    resize: int = 256  # of the shorter side, before the crop
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-
-    def of_channels(self, channels: int) -> Images:
-        """These sizes with ImageNet's statistics, where a network takes grey or colour instead."""
-        if channels == len(self.mean) or channels not in (1, 3):
-            return self
-        mean, std = ((0.449,), (0.226,)) if channels == 1 else (Images.mean, Images.std)
-        return replace(self, mean=mean, std=std)
+GREY = ((0.449,), (0.226,))  # mean and standard deviation of ImageNet's images without colour
 
 
 @dataclass(frozen=True)
@@ -38,36 +23,48 @@ class Preprocess:
     Called with a PIL image, or a tensor ``[..., C, H, W]`` of uint8 or of floating numbers from 0
     to 1, gives float32 ``[..., C, crop, crop]``. The two halves are there on their own, so that a
     loader can pass bytes and normalise whole batches: the result is the same to the bit.
+
+    Args:
+        crop: Side of the centre crop in pixels.
+        resize: Shorter side before the crop in pixels.
+        mean, std: Statistics of the channels, of pixels from 0 to 1; default ImageNet's.
     """
 
-    crop: int
-    resize: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    crop: int = 224
+    resize: int = 256
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
-    @classmethod
-    def of(cls, images: Images, crop: int | None = None, resize: int | None = None) -> Preprocess:
-        """The published preprocessing, or another crop with the same margin around it.
+    def sized(self, crop: int | None = None, resize: int | None = None) -> Preprocess:
+        """The same with another crop; without ``resize``, with the same margin around it.
 
         Raises:
             ValueError: if the crop does not fit into the resized image.
         """
-        crop = images.crop if crop is None else crop
+        crop = self.crop if crop is None else crop
         if resize is None:
-            resize = round(crop * images.resize / images.crop)
+            resize = round(crop * self.resize / self.crop)
         if not 0 < crop <= resize:
             raise ValueError(
                 f"crop={crop} does not fit into resize={resize}: the crop is taken from the "
                 "resized image. Use a smaller crop, or leave resize out."
             )
-        return cls(crop, resize, images.mean, images.std)
+        return replace(self, crop=crop, resize=resize)
+
+    def for_channels(self, channels: int) -> Preprocess:
+        """The same with ImageNet's statistics, where a network takes grey or colour instead."""
+        if channels == len(self.mean) or channels not in (1, 3):
+            return self
+        mean, std = GREY if channels == 1 else (Preprocess.mean, Preprocess.std)
+        return replace(self, mean=mean, std=std)
 
     def pixels(self, image: Image | Tensor) -> Tensor:
         """Resize and crop: ``[..., C, crop, crop]``, bilinear as PIL does it; of PIL's, uint8."""
         from torchvision.transforms.v2 import functional as tv
 
         if not isinstance(image, Tensor):
-            image = image.convert("L" if len(self.mean) == 1 else "RGB")
+            mode = "L" if len(self.mean) == 1 else "RGB"
+            image = image if image.mode == mode else image.convert(mode)
         image = tv.resize(image, [self.resize], antialias=True)
         image = tv.center_crop(image, [self.crop, self.crop])
         return image if isinstance(image, Tensor) else tv.pil_to_tensor(image)
@@ -83,3 +80,45 @@ class Preprocess:
 
     def __call__(self, image: Image | Tensor) -> Tensor:
         return self.normalise(self.pixels(image))
+
+
+IMAGENET = Preprocess()
+
+
+def expected_pixels(
+    published: Preprocess = IMAGENET,
+    channels: int | None = None,
+    *,
+    crop: int | None = None,
+    resize: int | None = None,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    network: str = "The network",
+) -> Preprocess:
+    """What pixels a network expects: those its weights are published with, unless asked otherwise.
+
+    Args:
+        published: What the network's weights are published with.
+        channels: Channels that the network takes; default as published.
+        crop: Side of the centre crop in pixels; default as published.
+        resize: Shorter side before the crop in pixels; default in the published proportion.
+        mean, std: Statistics of the channels; default as published, and ImageNet's where the
+            network takes grey or colour instead.
+        network: What to call the network in an error.
+
+    Raises:
+        ValueError: if image files do not give these channels, the statistics are of another number
+            of channels, or the crop does not fit.
+    """
+    channels = len(published.mean) if channels is None else channels
+    pixels = published.for_channels(channels)
+    if channels not in (1, 3):
+        raise ValueError(f"{network} takes {channels} channels, and image files give 1 or 3.")
+    if mean or std:
+        pixels = replace(pixels, mean=mean, std=std)
+    if not len(pixels.mean) == len(pixels.std) == channels:
+        raise ValueError(
+            f"{network} takes images of {channels} channels; --mean and --std have "
+            f"{len(pixels.mean)} and {len(pixels.std)}."
+        )
+    return pixels.sized(crop, resize)

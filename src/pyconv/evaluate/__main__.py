@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backbone import image_channels
 from ..data.folders import ImageList, find_images
 from ..data.loading import make_loader
-from ..data.preprocess import Images, Preprocess
-from ..models import WEIGHTS, get_model, resolve_weights
+from ..data.preprocess import Preprocess, expected_pixels
+from ..models import get_model, options_for, published_pixels, resolve_weights
 from ..system import commands, devices, processor
 from ..system.failures import explain
 from ..system.files import require_writable, write_result
@@ -33,12 +34,7 @@ from ..system.launch import launch, process_count
 from ..system.processes import World, joined
 from ..system.signals import noting
 from ..weights import checkpoint, store
-from ..weights.rows import (
-    PyConvResNet50_Weights,
-    PyConvResNetTiny_Weights,
-    WeightsEnum,
-    sample_file,
-)
+from ..weights.rows import PyConvResNetTiny_Weights, WeightsEnum, sample_file
 from . import report
 from .evaluation import Metrics, evaluate
 
@@ -57,11 +53,11 @@ class Job:
     images: ImageList
     preprocess: Preprocess
     record: dict[str, Any] | None = None  # what is on record for these very files
-    note: str | None = None  # what else the user is told
+    note: str | None = None  # what else to tell the user
 
 
 @dataclass(frozen=True)
-class Engine:
+class EvalOptions:
     """How to compute: all of it is written into the result."""
 
     device: torch.device
@@ -94,29 +90,30 @@ def _job(args: argparse.Namespace) -> Job:
     notes, options = checkpoint.Notes(), {}
     if isinstance(chosen, Path):
         chosen = chosen.expanduser()
-        notes, options = checkpoint.read_notes(chosen), checkpoint.sizes(checkpoint.read(chosen))
+        notes, options = checkpoint.read_notes(chosen), options_for(args.model, chosen)
     model = get_model(args.model, weights=chosen, **options)
-    like = chosen if isinstance(chosen, WeightsEnum) else _published_like(args.model)
-    channels = model.conv1.in_channels
-    expected, note = like.value.images.of_channels(channels), None
-    if notes.images is not None:
-        expected = Images(**notes.images)
+    note = None
+    if isinstance(chosen, WeightsEnum):
+        published = chosen.value.preprocess
+    elif notes.preprocess is None:
+        published = published_pixels(args.model)
+    else:
+        published = notes.preprocess
         note = f"Preprocessing and classes are those that {chosen} was trained with."
-    if len(expected.mean) != channels:
-        raise ValueError(f"{chosen} takes {channels} channels, and image files give 1 or 3.")
-    names = notes.classes or ()
-    classes = names if len(names) == model.num_classes else model.num_classes
-    preprocess = Preprocess.of(expected, args.crop, args.resize)
+    preprocess = expected_pixels(
+        published,
+        image_channels(model),
+        crop=args.crop,
+        resize=args.resize,
+        network=str(chosen),
+    )
+    count, names = getattr(model, "num_classes", options.get("num_classes")), notes.classes or ()
+    classes = names if len(names) == count else count
     images = find_images(args.data, classes, labels=args.labels)
     return Job(model, args.model, chosen, images, preprocess, note=note)
 
 
-def _published_like(model: str) -> WeightsEnum:
-    """The published set whose images a checkpoint of one's own is taken to expect."""
-    return WEIGHTS.get(model, PyConvResNet50_Weights)["DEFAULT"]
-
-
-def _engine(args: argparse.Namespace, images: int, world: World) -> Engine:
+def _options(args: argparse.Namespace, images: int, world: World) -> EvalOptions:
     device = devices.choose_device(args.device, shared=True)
     dtype = devices.DTYPES[args.dtype]
     channels_last = args.channels_last
@@ -126,36 +123,36 @@ def _engine(args: argparse.Namespace, images: int, world: World) -> Engine:
     if workers is None:  # a worker takes a moment to start, which few images do not repay
         cores = processor.usable_cores() // devices.local_processes()
         workers = min(cores, images // world.size // 2000, 16)
-    return Engine(
+    return EvalOptions(
         device, dtype, channels_last, args.optimize, args.compile, args.batch_size, workers
     )
 
 
-def _prepare(job: Job, engine: Engine) -> nn.Module:
+def _prepare(job: Job, options: EvalOptions) -> nn.Module:
     """The model on its device, in its dtype and layout, made faster as asked for."""
-    model = job.model.to(engine.device).eval()
+    model = job.model.to(options.device).eval()
     channels, crop = len(job.preprocess.mean), job.preprocess.crop
     sides = (channels, crop, crop)
-    if engine.optimize:
-        from ..speed.optimize import optimize
+    if options.optimize:
+        from ..speed import optimize
 
         # Enough to time each way of computing.
-        few = torch.zeros(min(engine.batch_size, 16), *sides, device=engine.device)
-        model = optimize(model, few, dtype=engine.dtype, compile=engine.compile)
+        few = torch.zeros(min(options.batch_size, 16), *sides, device=options.device)
+        model = optimize(model, few, dtype=options.dtype, compile=options.compile)
     else:
-        layout = torch.channels_last if engine.channels_last else torch.contiguous_format
-        model = model.to(engine.dtype).to(memory_format=layout)
-        if engine.compile:
+        layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        model = model.to(options.dtype).to(memory_format=layout)
+        if options.compile:
             model.compile()
-    if engine.compile:  # now, so that the images per second are not those of the compiler
+    if options.compile:  # now, so that the images per second are not those of the compiler
         with torch.inference_mode(), contextlib.suppress(torch.OutOfMemoryError):
-            size = (engine.batch_size, *sides)
-            model(torch.zeros(size, device=engine.device, dtype=engine.dtype))
+            size = (options.batch_size, *sides)
+            model(torch.zeros(size, device=options.device, dtype=options.dtype))
     return model
 
 
 def _result(
-    job: Job, engine: Engine, metrics: Metrics, args: argparse.Namespace, world: World
+    job: Job, options: EvalOptions, metrics: Metrics, args: argparse.Namespace, world: World
 ) -> dict[str, Any]:
     """All there is to know of a finished evaluation, ready for JSON."""
     decoder = "torchvision's JPEG" if args.fast_decode else "PIL"
@@ -163,20 +160,20 @@ def _result(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "model": job.name,
         "weights": str(job.weights),
-        "weights_file": store.provenance(job.weights),
+        "weights_file": _provenance(job.weights),
         "data": str(args.data or "the sample"),
         "finding": job.images.finding,
         **metrics.as_dict(),
         "skipped": [str(path) for path in job.images.skipped],
         "published": report.published(metrics, job.weights, job.preprocess.crop),
         "preprocessing": asdict(job.preprocess) | {"decoder": decoder},
-        "device": devices.describe(engine.device),
+        "device": devices.describe(options.device),
         "dtype": args.dtype,
-        "channels_last": engine.channels_last,
-        "optimize": engine.optimize,
-        "compile": engine.compile,
-        "batch_size": engine.batch_size,
-        "workers": engine.workers,
+        "channels_last": options.channels_last,
+        "optimize": options.optimize,
+        "compile": options.compile,
+        "batch_size": options.batch_size,
+        "workers": options.workers,
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "versions": devices.versions(),
@@ -185,6 +182,12 @@ def _result(
     if job.record is not None:
         result |= {"on_record": job.record, "agrees": report.agrees(job.record, metrics)}
     return result
+
+
+def _provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
+    if isinstance(weights, WeightsEnum):
+        return weights.provenance()
+    return store.provenance(weights, "a file of the user's")
 
 
 EXAMPLES = """\
@@ -214,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("data", type=Path, nargs="?", help="the folder of images, or ILSVRC2012_img_val.tar")
     add("--sample", action="store_true", help="evaluate the embedded sample")
-    add("--model", help="a name of pyconv.list_models()")
+    add("--model", help="of pyconv.list_models(), or module:name of your own")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--weights", help="published weights, such as IMAGENET1K_V2; default: the paper's"
@@ -312,45 +315,45 @@ def _announce(job: Job) -> None:
 def _evaluate_here(args: argparse.Namespace, world: World) -> int:
     """Evaluate this process's shard; the first process reports on all of them."""
 
-    def prepare() -> tuple[Job, Engine]:
+    def prepare() -> tuple[Job, EvalOptions]:
         job = _sample_job() if args.sample else _job(args)
-        return job, _engine(args, len(job.images.samples), world)
+        return job, _options(args, len(job.images.samples), world)
 
-    job, engine = world.on_all(prepare)
+    job, options = world.on_all(prepare)
     if len(set(world.gather(_fingerprint(job.images)))) > 1:
         raise ValueError("The processes see different images. Give them all the same folder.")
     if world.first:
         _announce(job)
-        told = processor.advice(engine.device.type, engine.dtype)
-        if told is not None and not engine.optimize:  # which knows what to do about it
-            sys.stderr.write(f"{told}\n")
+        advice = processor.advice(options.device.type, options.dtype)
+        if advice is not None and not options.optimize:  # which knows what to do about it
+            sys.stderr.write(f"{advice}\n")
     loader = make_loader(
         job.images,
         job.preprocess,
-        engine.batch_size,
-        engine.workers,
+        options.batch_size,
+        options.workers,
         fast_decode=args.fast_decode,
-        pin_memory=engine.device.type == "cuda",
+        pin_memory=options.device.type == "cuda",
         shard=(world.rank, world.size),
     )
-    model = _prepare(job, engine)
+    model = _prepare(job, options)
     with noting(signal.SIGINT) as noted:
         world.gather(None)  # all begin once all note an interruption
         metrics = evaluate(
             model,
             loader,
             normalise=job.preprocess.normalise,
-            device=engine.device,
-            dtype=engine.dtype,
+            device=options.device,
+            dtype=options.dtype,
             progress=world.first,
             strict=args.strict,
             predictions=args.predictions is not None,
-            fixed_batch=engine.batch_size if engine.compile else None,
+            fixed_batch=options.batch_size if options.compile else None,
             stop=lambda: bool(noted),
             world=world,
         )
     # The others wait, or whoever started them would hurry the first one.
-    world.on_first(lambda: _write(job, _result(job, engine, metrics, args, world), metrics, args))
+    world.on_first(lambda: _write(job, _result(job, options, metrics, args, world), metrics, args))
     if metrics.partial:
         return commands.INTERRUPTED
     return (
@@ -376,9 +379,9 @@ def _command(argv: Sequence[str] | None) -> int:
             return _evaluate_here(args, world)
         except RuntimeError as error:
             cure = "Use another --device, a smaller --batch-size or --dtype bfloat16."
-            if (told := explain(error, cure)) is None:
+            if (reason := explain(error, cure)) is None:
                 raise
-            raise OSError(told) from error
+            raise OSError(reason) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

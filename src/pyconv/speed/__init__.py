@@ -1,7 +1,7 @@
 """Everything that computes the same faster: the one door to it.
 
-:func:`install` puts it behind the plain forwards of the layers and blocks. Without this package the
-library is complete, only slower.
+Importing it puts it behind the plain forwards of the layers and blocks. Without this package, and
+its line in ``pyconv/__init__.py``, the library is complete, only slower.
 """
 
 from ..replaceable import FASTER
@@ -21,3 +21,6 @@ def install() -> None:
     FASTER["pyconv.resnet.PyConvBlock.forward"] = guarded(bottleneck, lambda b: b.children())
     FASTER["pyconv.resnet._BasicBlock.forward"] = guarded(basic_block, lambda b: b.children())
     FASTER["pyconv.resnet.in_turn"] = guarded(sequence, lambda modules: modules)
+
+
+install()

@@ -8,7 +8,6 @@ first read.
 from __future__ import annotations
 
 import hashlib
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..data.loading import Preprocess, find_images, leave_if_orphaned
+from ..data.folders import find_images
+from ..data.preprocess import Preprocess
+from ..data.workers import start_lasting_worker
 from .recipe import Recipe
 
 __all__ = [
@@ -221,7 +222,7 @@ def train_loader(
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=workers > 0,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=start_lasting_worker,
     )
 
 
@@ -236,17 +237,5 @@ def val_loader(
         batch_size=batch,
         sampler=keys,
         num_workers=workers,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=start_lasting_worker,
     )
-
-
-def _outlive_signals(worker: int) -> None:
-    """Leave it to the training process when to stop: it still needs batches until then.
-
-    A signal to a whole job reaches loaders too. They ignore Ctrl-C and put SIGTERM off, which
-    also ends loaders that Python finds alive when it exits.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10) and None)
-    leave_if_orphaned()

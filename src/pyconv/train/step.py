@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data.preprocess import Images, Preprocess
-from ..models import WEIGHTS, get_model
-from ..resnet import ResNet
+from ..backbone import Network, image_channels, missing
+from ..data.preprocess import Preprocess, expected_pixels
+from ..models import get_model, published_pixels
 from ..system.devices import DTYPES
 from ..system.processes import World
 from ..weights import checkpoint
@@ -39,25 +37,12 @@ __all__ = [
 def build_network(
     name: str, classes: int, weights: WeightsEnum | str | Path | None = None
 ) -> nn.Module:
-    """A network of the zoo by its name, or of one's own by ``module:factory``.
+    """A network of the zoo by its name, or of one's own by ``module:name``.
 
     Raises:
         ValueError: if there is no such network.
     """
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        return get_model(name, weights=weights, num_classes=classes)
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"--model {name}: {error}. Write module:function, and put the folder of the module on "
-            "PYTHONPATH."
-        ) from error
-    network: nn.Module = factory(num_classes=classes)
-    if weights is not None:
-        checkpoint.load(network, checkpoint.read(str(weights)), str(weights))
-    return network
+    return get_model(name, weights=weights, num_classes=classes)
 
 
 def join_norms(network: nn.Module) -> nn.Module:
@@ -74,10 +59,16 @@ def freeze_stages(network: nn.Module, stages: int) -> list[nn.Module]:
     """
     if stages == 0:
         return []
-    if not isinstance(network, ResNet) or not 0 < stages <= len(network.stages):
-        have = f"1 to {len(network.stages)}" if isinstance(network, ResNet) else "none to name"
-        raise ValueError(f"--freeze {stages}: the network has stages {have}.")
-    parts = [network.conv1, network.bn1, *network.stages[:stages]]
+    lacks = missing(network, "stem", "stages")
+    if lacks:
+        raise ValueError(
+            f"--freeze {stages}: the network lacks {lacks}. See pyconv.Network, or leave --freeze "
+            "out."
+        )
+    stem, own = cast(Network, network).stem, cast(Network, network).stages
+    if not 0 < stages <= len(own):
+        raise ValueError(f"--freeze {stages}: the network has stages 1 to {len(own)}.")
+    parts = [*stem, *own[:stages]]
     for part in parts:
         part.requires_grad_(False)
     return parts
@@ -85,18 +76,15 @@ def freeze_stages(network: nn.Module, stages: int) -> list[nn.Module]:
 
 def preprocess_of(name: str, network: nn.Module, recipe: Recipe) -> Preprocess:
     """What images pass through: the recipe's sizes, and else what the network is published with."""
-    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
-    channels = next((conv.in_channels for conv in convolutions), 3)
-    images = WEIGHTS[name]["DEFAULT"].value.images if name in WEIGHTS else Images()
-    images = images.of_channels(channels)
-    if recipe.mean or recipe.std:
-        images = replace(images, mean=recipe.mean, std=recipe.std)
-    if not len(images.mean) == len(images.std) == channels or channels not in (1, 3):
-        raise ValueError(
-            f"{name} takes images of {channels} channels; --mean and --std have "
-            f"{len(images.mean)} and {len(images.std)}. Image files give 1 or 3."
-        )
-    return Preprocess.of(images, recipe.crop, recipe.resize)
+    return expected_pixels(
+        published_pixels(name),
+        image_channels(network),
+        crop=recipe.crop,
+        resize=recipe.resize,
+        mean=recipe.mean,
+        std=recipe.std,
+        network=name,
+    )
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:

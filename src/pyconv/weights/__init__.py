@@ -1,33 +1,13 @@
+# ruff: noqa: F403
 """The authors' published weights: what there is, how a file is read, and where it is kept."""
 
-from .checkpoint import CheckpointError
-from .drive import DownloadError
-from .rows import (
-    PyConvHGResNet50_Weights,
-    PyConvHGResNet101_Weights,
-    PyConvHGResNet152_Weights,
-    PyConvResNet50_Weights,
-    PyConvResNet101_Weights,
-    PyConvResNet152_Weights,
-    PyConvResNetTiny_Weights,
-    ResNet50_Weights,
-    ResNet101_Weights,
-    ResNet152_Weights,
-    WeightsEnum,
-)
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CheckpointError",
-    "DownloadError",
-    "PyConvHGResNet50_Weights",
-    "PyConvHGResNet101_Weights",
-    "PyConvHGResNet152_Weights",
-    "PyConvResNet50_Weights",
-    "PyConvResNet101_Weights",
-    "PyConvResNet152_Weights",
-    "PyConvResNetTiny_Weights",
-    "ResNet50_Weights",
-    "ResNet101_Weights",
-    "ResNet152_Weights",
-    "WeightsEnum",
-]
+from . import rows
+from .checkpoint import CheckpointError as CheckpointError
+from .drive import DownloadError as DownloadError
+from .published import Published as Published
+from .rows import *
+
+if not TYPE_CHECKING:
+    __all__ = sorted(["CheckpointError", "DownloadError", "Published", *rows.__all__])

@@ -1,24 +1,19 @@
-"""The command ``pyconv-weights``: see, download, verify and pin the published weights.
-
-It stands apart from ``store.py`` because it knows the registry of networks, which stands above.
-"""
+"""The command ``pyconv-weights``: see, download, verify and pin the published weights."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models import WEIGHTS
 from ..system import commands
 from ..system.files import require_writable, write_result
-from . import store
-from .drive import DownloadError, read_record
-from .rows import WeightsEnum
+from .drive import DownloadError
+from .names import nearest
+from .rows import ENUMS, WeightsEnum
 
 __all__ = ["main"]
 
@@ -38,20 +33,18 @@ def find_weights(names: Sequence[str]) -> list[WeightsEnum]:
     found: dict[WeightsEnum, None] = {}
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            cure = f"Did you mean {near[0]!r}?" if near else "See 'pyconv-weights list'."
-            raise ValueError(f"There are no downloadable weights named {name!r}. {cure}")
+            cure = nearest(name, known, otherwise="See 'pyconv-weights list'.")
+            raise ValueError(f"There are no downloadable weights named {name!r}.{cure}")
         found |= dict.fromkeys(known[name])
     return list(found)
 
 
 def _on_drive() -> list[WeightsEnum]:
-    return [weights for enum in WEIGHTS.values() for weights in enum if weights.file_id]
+    return [weights for enum in ENUMS for weights in enum if weights.file_id]
 
 
 def _describe(weights: WeightsEnum) -> dict[str, Any]:
-    path = store.cached_path(weights)
-    record = store.published_record(weights)
+    path, record = weights.path, weights.record()
     cached = path.is_file()
     return {
         "weights": str(weights),
@@ -67,8 +60,8 @@ def _describe(weights: WeightsEnum) -> dict[str, Any]:
 
 
 def _trust(weights: WeightsEnum) -> str:
-    record = store.published_record(weights)
-    if record is None or not record.describes(store.cached_path(weights).stat()):
+    record = weights.record()
+    if record is None or not record.describes(weights.path.stat()):
         return "unverified"
     if weights.sha256 is not None:
         return "pinned" if record.sha256 == weights.sha256 else "not the pinned file"
@@ -114,7 +107,7 @@ def _each(
 
 def _download(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
     def act(weights: WeightsEnum) -> str:
-        path = store.download_published(weights, again=args.again)
+        path = weights.download(force=args.force)
         return f"{_trust(weights)}  {path}"
 
     return _each(_on_drive() if args.all else find_weights(args.names), act)
@@ -122,15 +115,14 @@ def _download(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
 
 def _verify(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
     def act(weights: WeightsEnum) -> str:
-        if not store.cached_path(weights).exists():
+        if not weights.path.exists():
             raise FileNotFoundError(
-                f"{store.cached_path(weights)} is not there. Get it with 'pyconv-weights download "
-                f"{weights}'."
+                f"{weights.path} is not there. Get it with 'pyconv-weights download {weights}'."
             )
-        store.verify_published(weights)
+        weights.verify()
         return f"intact, {_trust(weights)}"
 
-    here = [weights for weights in _on_drive() if store.cached_path(weights).exists()]
+    here = [weights for weights in _on_drive() if weights.path.exists()]
     chosen = find_weights(args.names) if args.names else here
     if not chosen:
         commands.say("Nothing is cached.")
@@ -142,13 +134,12 @@ def _pin(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
     before_all = dict(pins)
 
     def act(weights: WeightsEnum) -> str:
-        path = store.download_published(weights)
-        store.verify_published(weights)
-        record = read_record(path)
-        if record is None or record.trust == "user-supplied":
+        weights.download()
+        record = weights.verify()
+        if record.trust == "user-supplied":
             raise DownloadError(
-                f"{path} was placed by hand, so it is not known to be what Drive sends. Remove it "
-                "to download it, then pin."
+                f"{weights.path} was placed by hand, so it is not known to be what Drive sends. "
+                "Remove it to download it, then pin."
             )
         before = pins.get(str(weights))
         if before not in (None, record.sha256):
@@ -211,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     download = add("download", _download, "download and verify, unless it is here already")
     download.add_argument("--all", action="store_true", help="everything that is published")
     download.add_argument(
-        "--again", action="store_true", help="download anew; accept another file than at first"
+        "--force", action="store_true", help="download anew; accept another file than at first"
     )
     add("verify", _verify, "hash and check cached files again; default: all of them")
     pin = add("pin", _pin, "record the hashes of what Drive sends; default: of everything")

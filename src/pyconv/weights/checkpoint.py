@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from ..data.preprocess import Preprocess
+
 __all__ = [
     "CheckpointError",
     "Notes",
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # what PyTorch < 1.6 wrote
-CLASSIFIER, STEM = ("fc.weight", "fc.bias"), "conv1.weight"
+FIRST_CONV, CLASSIFIER = "conv1", "fc"  # where a network does not say how it names these modules
 NESTS = ("state_dict", "model")  # where training scripts keep the weights in a larger checkpoint
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
 
@@ -62,7 +64,7 @@ class Notes(NamedTuple):
     """What ``pyconv-train`` writes beside the weights; None in checkpoints of others."""
 
     classes: tuple[str, ...] | None = None  # their names, in the order of the outputs
-    images: dict[str, Any] | None = None  # crop, resize, mean and std
+    preprocess: Preprocess | None = None  # what the images passed through
 
     @classmethod
     def of(cls, content: object) -> Notes:
@@ -71,12 +73,11 @@ class Notes(NamedTuple):
         classes, images = dict.get(parts, "classes"), dict.get(parts, "images")
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             classes = None
-        if not isinstance(images, dict) or not _are_images(images):
-            images = None
-        else:
-            statistics = {key: tuple(map(float, images[key])) for key in ("mean", "std")}
-            images = {**images, **statistics}
-        return cls(tuple(classes) if classes else None, images)
+        preprocess = None
+        if isinstance(images, dict) and _are_images(images):
+            mean, std = (tuple(map(float, images[key])) for key in ("mean", "std"))
+            preprocess = Preprocess(images["crop"], images["resize"], mean, std)
+        return cls(tuple(classes) if classes else None, preprocess)
 
 
 def _are_images(images: dict[Any, Any]) -> bool:
@@ -169,17 +170,33 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def count_classes(state: Shapes) -> int:
-    """How many classes the classifier of a state dict has; 0 where it has none."""
-    weight = state.get(CLASSIFIER[0])
-    return 0 if weight is None else len(weight)
+def sizes(state: Shapes, network: nn.Module | None = None) -> dict[str, int]:
+    """The ``num_classes`` and ``in_channels`` of the network that a state dict was saved from.
 
-
-def sizes(state: Shapes) -> dict[str, int]:
-    """The ``num_classes`` and ``in_channels`` of the network that a state dict was saved from."""
-    stem = state.get(STEM)
+    ``network`` says how its first convolution and its classifier are named; default as in the zoo.
+    A size that the state dict does not show is left out, but for 0 classes of one that has none.
+    """
+    first_conv, classifier = _keys(network)
+    stem = state.get(first_conv)
     channels = {} if stem is None or stem.ndim != 4 else {"in_channels": stem.shape[1]}
-    return {"num_classes": count_classes(state), **channels}
+    return {"num_classes": _count_classes(state, classifier), **channels}
+
+
+def _keys(network: nn.Module | None) -> tuple[str, str]:
+    """The keys of the weights of a network's first convolution and of its classifier."""
+    first_conv = getattr(network, "first_conv", FIRST_CONV)
+    classifier = getattr(network, "classifier", CLASSIFIER)
+    names = (
+        first_conv if isinstance(first_conv, str) else FIRST_CONV,
+        classifier if isinstance(classifier, str) else CLASSIFIER,  # a module, in some networks
+    )
+    return f"{names[0]}.weight", f"{names[1]}.weight"
+
+
+def _count_classes(state: Shapes, classifier: str) -> int:
+    """How many classes the classifier of a state dict has; 0 where it has none."""
+    weight = state.get(classifier)
+    return 0 if weight is None else len(weight)
 
 
 def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint") -> None:
@@ -254,35 +271,37 @@ def load(
 ) -> None:
     """Make the tensors of a state dict the model's own, without a copy where they fit as they are.
 
-    The model may stand on the meta device. Where its classifier has another number of classes, the
-    classifier is left out; where its stem has another number of input channels, the stem is
-    adapted: summed for one channel, else cycled and rescaled; both with one line in the log. Values
-    that are ``proven`` already are not looked at again.
+    The model may be on the meta device. Where its classifier has another number of classes, the
+    classifier is left out; where its first convolution has another number of input channels, that
+    is adapted: summed for one channel, else cycled and rescaled; both with one line in the log.
+    The model names the two modules as ``classifier`` and ``first_conv``; default as in the zoo.
+    Values that are ``proven`` already are not looked at again.
 
     Raises:
         CheckpointError: if the state dict is of another model or holds impossible values.
     """
+    first_conv, classifier = _keys(model)
     given, expected = state, model.state_dict()
-    state = _adapt_stem(_match_counters(dict(given), expected), expected)
-    dropped = _foreign_classifier(state, expected)
+    state = _adapt_stem(_match_counters(dict(given), expected), expected, first_conv)
+    dropped = _foreign_classifier(state, expected, classifier)
     state = {key: value for key, value in state.items() if key not in dropped}
     check_structure(state, {k: v for k, v in expected.items() if k not in dropped}, what)
     if not proven:
         check_values(state, what)
-    if dropped and CLASSIFIER[0] in expected:
+    if dropped and classifier in expected:
         logger.warning(
             "%s has a classifier of %d classes and the model one of %d: it was left out, and the "
             "model's own starts untrained.",
             what,
-            count_classes(given),
-            count_classes(expected),
+            _count_classes(given, classifier),
+            _count_classes(expected, classifier),
         )
-    if STEM in given and given[STEM].shape != state[STEM].shape:
+    if first_conv in given and given[first_conv].shape != state[first_conv].shape:
         logger.warning(
             "%s takes images of %d channels and the model %d: the stem was adapted.",
             what,
-            given[STEM].shape[1],
-            state[STEM].shape[1],
+            given[first_conv].shape[1],
+            state[first_conv].shape[1],
         )
     model.load_state_dict(state, strict=False, assign=True)
 
@@ -297,9 +316,9 @@ def _match_counters(state: dict[str, Tensor], expected: Shapes) -> dict[str, Ten
     return state
 
 
-def _adapt_stem(state: dict[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
+def _adapt_stem(state: dict[str, Tensor], expected: Shapes, first_conv: str) -> dict[str, Tensor]:
     """Bring the first convolution to the model's input channels, keeping the scale of its sums."""
-    have, want = state.get(STEM), expected.get(STEM)
+    have, want = state.get(first_conv), expected.get(first_conv)
     if have is None or want is None or have.ndim != 4 or want.ndim != 4:
         return state
     if have.is_meta or have.layout != torch.strided or _exceeds_storage(have):
@@ -310,13 +329,15 @@ def _adapt_stem(state: dict[str, Tensor], expected: Shapes) -> dict[str, Tensor]
             stem = have.sum(1, keepdim=True)
         else:
             stem = have[:, [channel % old for channel in range(new)]] * (old / new)
-        state[STEM] = stem
+        state[first_conv] = stem
     return state
 
 
-def _foreign_classifier(state: Shapes, expected: Shapes) -> tuple[str, ...]:
+def _foreign_classifier(state: Shapes, expected: Shapes, classifier: str) -> tuple[str, ...]:
     """The entries of a classifier that has another number of classes than the model's."""
-    have = state.get(CLASSIFIER[0])
-    if have is None or have.ndim != 2 or count_classes(state) == count_classes(expected):
+    have, want = state.get(classifier), expected.get(classifier)
+    if have is None or have.ndim != (2 if want is None else want.ndim):
         return ()
-    return CLASSIFIER
+    if _count_classes(state, classifier) == _count_classes(expected, classifier):
+        return ()
+    return classifier, f"{classifier.removesuffix('.weight')}.bias"

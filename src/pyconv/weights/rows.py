@@ -1,42 +1,28 @@
-"""The published weights as data: where each file lies and what its authors claim of it.
+"""The published weights as data: where each file is and what its authors claim of it.
 
-Accuracies are the authors' own figures (README of https://github.com/iduta/pyconv); this project
-has not measured them. Parameters and multiply-adds are recounted by the tests.
-
-The enums behave like torchvision's. Their two verbs, ``transforms`` and ``get_state_dict``, need
-rooms that stand above this one and import them when called.
+A new published set is a new row here: a member of an enum. Accuracies are the authors' own figures
+(README of https://github.com/iduta/pyconv); this project has not measured them. Parameters and
+multiply-adds are recounted by the tests.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor, nn
+
+from ..architectures import ARCHITECTURES
 from ..data import imagenet
-from ..data.preprocess import Images, Preprocess
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-__all__ = [
-    "PyConvHGResNet50_Weights",
-    "PyConvHGResNet101_Weights",
-    "PyConvHGResNet152_Weights",
-    "PyConvResNet50_Weights",
-    "PyConvResNet101_Weights",
-    "PyConvResNet152_Weights",
-    "PyConvResNetTiny_Weights",
-    "ResNet50_Weights",
-    "ResNet101_Weights",
-    "ResNet152_Weights",
-    "WeightsEnum",
-]
+from ..data.preprocess import Preprocess, expected_pixels
+from ..resnet import ResNet
+from . import checkpoint, store
+from .drive import DriveFile, Record, read_record
+from .published import Published
 
 FASHION_MNIST = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -46,27 +32,8 @@ PAPER = "90 epochs, batch 256, SGD 0.1 divided by 10 at epochs 30, 60 and 80"
 AUGMENT = "300 epochs, batch 1024, SGD 0.4, cosine, CutMix, mixed precision"
 
 
-IMAGENET = Images()
-
-
-@dataclass(frozen=True)
-class Published:
-    """One published set of weights."""
-
-    model: str
-    file_id: str | None  # on Google Drive; None for the sample, which lies in the package
-    # Bytes; for Drive computed for a bare state dict, the real file may differ a bit.
-    file_size: int
-    num_params: int
-    gmacs: float  # 1e9 multiply-adds of convolutions and classifier for one image of `crop` pixels
-    top1: tuple[tuple[int, float], ...]  # (crop, percent), the first one at the default crop
-    recipe: str
-    images: Images = IMAGENET
-    categories: tuple[str, ...] | None = None  # None: ImageNet's 1000
-
-
 class WeightsEnum(Enum):
-    """A published set of weights; the members quack like those of torchvision's enums."""
+    """Published sets of weights. Members have the attributes of torchvision's weights enums."""
 
     _value_: Published
 
@@ -77,10 +44,10 @@ class WeightsEnum(Enum):
 
     @property
     def url(self) -> str:
-        """Where the file lies."""
-        if self.value.file_id is None:
-            return sample_file(f"{self.value.model}.pth").as_uri()
-        return f"https://drive.google.com/uc?export=download&id={self.value.file_id}"
+        """Where the file is."""
+        if self.file_id is None:
+            return self.path.as_uri()
+        return f"https://drive.google.com/uc?export=download&id={self.file_id}"
 
     @property
     def filename(self) -> str:
@@ -94,7 +61,11 @@ class WeightsEnum(Enum):
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The facts of the weights: ``categories``, ``num_params``, ``acc@1`` (percent), ..."""
+        """The facts of the weights: ``categories``, ``num_params``, ``acc@1`` (percent), ...
+
+        Those with torchvision's names have its units: ``_ops`` are 1e9 multiply-adds,
+        ``_file_size`` counts 2**20 bytes, ``min_size`` is height and width of the smallest image.
+        """
         row = self.value
         return {
             "model": row.model,
@@ -104,10 +75,14 @@ class WeightsEnum(Enum):
             "file_size": row.file_size,
             "acc@1": row.top1[0][1],
             "acc@1 by crop": dict(row.top1),
-            "crop": row.images.crop,
-            "resize": row.images.resize,
+            "crop": row.preprocess.crop,
+            "resize": row.preprocess.resize,
             "recipe": row.recipe,
             "claimed_by": "the authors" if row.file_id else "this project",
+            "min_size": (1, 1),
+            "_metrics": {row.dataset: {"acc@1": row.top1[0][1]}},
+            "_ops": row.gmacs,
+            "_file_size": round(row.file_size / 2**20, 3),
         }
 
     def transforms(self, crop: int | None = None, resize: int | None = None) -> Preprocess:
@@ -119,7 +94,7 @@ class WeightsEnum(Enum):
                 (256 for 224), and in the same proportion at another: 366 for 320. The authors do
                 not state what they resized to before their crop of 320.
         """
-        return Preprocess.of(self.value.images, crop, resize)
+        return expected_pixels(self.value.preprocess, crop=crop, resize=resize)
 
     def get_state_dict(self, progress: bool = True) -> Mapping[str, Tensor]:
         """The state dict, from the cache or downloaded and verified.
@@ -128,9 +103,73 @@ class WeightsEnum(Enum):
             DownloadError: if the file cannot be had, with what to do about it.
             CheckpointError: if the file is not the checkpoint of this model.
         """
-        from .store import load_published
+        return checkpoint.read(self.path if self.file_id is None else self.download(progress))
 
-        return load_published(self, progress=progress)
+    @property
+    def drive_file(self) -> DriveFile:
+        """Where the file is on Drive, its name in the cache, and its hash if it is pinned.
+
+        Raises:
+            ValueError: if the file comes with the package.
+        """
+        if self.file_id is None:
+            raise ValueError(f"{self} comes with the package; there is nothing to download.")
+        return DriveFile(self.file_id, self.filename, self.sha256)
+
+    @property
+    def path(self) -> Path:
+        """Where the file is on this machine, or would be."""
+        if self.file_id is None:
+            return sample_file(f"{self.value.model}.pth")
+        return store.cached_path(self.drive_file)
+
+    def record(self) -> Record | None:
+        """What is known of the cached file; None where it was not looked at."""
+        return read_record(self.path)
+
+    def provenance(self) -> dict[str, str | None]:
+        """The hash of the file, and how far it is trusted."""
+        if self.file_id is None:
+            return store.provenance(self.path, "comes with the library")
+        record = self.record()
+        if record is None:
+            return {"sha256": None, "trust": None}
+        return {"sha256": record.sha256, "trust": record.trust}
+
+    def download(self, progress: bool = True, force: bool = False) -> Path:
+        """The file in the cache, downloaded and proven unless it is there.
+
+        Args:
+            progress: Show a bar.
+            force: Download anew, and accept another file than was trusted at first use.
+
+        Raises:
+            DownloadError: if the file cannot be had, or is not the checkpoint of this network.
+            ValueError: if the file comes with the package.
+        """
+        return store.download(self.drive_file, self._network, progress, force)
+
+    def verify(self) -> Record:
+        """Hash the cached file and prove its structure and values again.
+
+        Raises:
+            DownloadError: if it is not the file on record, or not the checkpoint of this network.
+            FileNotFoundError: if it is not in the cache.
+        """
+        return store.verify(self.drive_file, self._network)
+
+    def check(self, path: Path) -> None:
+        """Prove that a file is a checkpoint of the network of this set.
+
+        Raises:
+            CheckpointError: if it is not.
+        """
+        store.check(path, self._network)
+
+    def _network(self) -> nn.Module:
+        """The network that the file must be a checkpoint of."""
+        row = self.value
+        return ResNet(ARCHITECTURES[row.model]) if row.network is None else row.network()
 
 
 @cache
@@ -249,6 +288,13 @@ class PyConvResNetTiny_Weights(WeightsEnum):
     FASHION_MNIST = Published(
         "pyconvresnet_tiny", None,
         1_149_347, 276_522, 0.0116, ((28, 92.72),), "15 epochs, batch 128, one cycle of SGD to 0.1",
-        Images(crop=28, resize=28, mean=(0.2860,), std=(0.3530,)), FASHION_MNIST,
+        Preprocess(crop=28, resize=28, mean=(0.2860,), std=(0.3530,)), FASHION_MNIST,
+        "Fashion-MNIST",
     )  # fmt: skip
     DEFAULT = FASHION_MNIST
+
+
+ENUMS: tuple[type[WeightsEnum], ...] = tuple(WeightsEnum.__subclasses__())
+
+if not TYPE_CHECKING:  # a list that is computed would hide the enums from type checkers
+    __all__ = ["WeightsEnum", *(enum.__name__ for enum in ENUMS)]

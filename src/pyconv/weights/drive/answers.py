@@ -1,7 +1,7 @@
 """What Google Drive's answers mean, and where a download may go: decisions, no input or output.
 
 Drive has no interface for anonymous downloads. A large file is guarded by a page with a form, and
-refusals are pages too, so answers are told apart by status, type, ids and classes, never by
+refusals are pages too, so answers are distinguished by status, type, ids and classes, never by
 wording, which is localised.
 """
 
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from html.parser import HTMLParser
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
-__all__ = ["Answer", "DriveFile", "Origin", "Page", "Request", "Version", "is_page", "judge"]
+from .page import Page
+
+__all__ = ["Answer", "DriveFile", "Origin", "Request", "Version", "is_page", "judge"]
 
 DRIVE = "https://drive.google.com"
 HOSTS = ("drive.google.com", "docs.google.com", "drive.usercontent.google.com")
@@ -167,61 +167,6 @@ def _crc32c(header: str) -> str | None:
         return None
 
 
-@dataclass
-class Page:
-    """What matters of a web page: its title, Drive's form and Drive's refusal."""
-
-    title: str = ""
-    action: str | None = None  # of the form; None where there is no form
-    method: str = "GET"
-    fields: dict[str, str] = field(default_factory=dict)
-    refusal: str = ""  # text of Drive's own error caption
-    automated: bool = False  # Google takes the caller for a machine
-
-    @classmethod
-    def parse(cls, html: bytes) -> Page:
-        text = html.decode("utf-8", "replace")
-        reader = _PageReader()
-        with contextlib.suppress(AssertionError, ValueError):  # some nonsense stops the parser
-            reader.feed(text)
-        page = reader.page
-        page.title = " ".join(page.title.split())
-        page.refusal = " ".join(page.refusal.split())
-        page.automated = "automated queries" in text or "/sorry/" in (page.action or "")
-        return page
-
-
-class _PageReader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.page = Page()
-        self.inside: str | None = None  # the tag whose text is being collected
-        self.in_form = False
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attributes}
-        if tag == "title" or "uc-error-" in values.get("class", ""):
-            self.inside = tag
-        elif tag == "form" and values.get("id") == "download-form":
-            self.in_form = True
-            self.page.action = values.get("action", "")
-            self.page.method = values.get("method", "get").upper()
-        elif tag == "input" and self.in_form and values.get("name"):
-            self.page.fields[values["name"]] = values.get("value", "")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self.inside:
-            self.inside = None
-        if tag == "form":
-            self.in_form = False
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "title":
-            self.page.title += data
-        elif self.inside is not None:
-            self.page.refusal += data + " "
-
-
 @dataclass(frozen=True)
 class Answer:
     """One HTTP answer without its body, but with the page where the body is one."""
@@ -366,19 +311,19 @@ def _whole(headers: Mapping[str, str], file: DriveFile) -> Verdict:
     size = None if declared is None else int(declared)
     version = Version.of(headers, size)
     if size is None and not chunked and version.crc32c is None and file.sha256 is None:
-        return Refuse("The server declares no length, so a file cut short could not be told.")
+        return Refuse("The server declares no length, so a file cut short would not be noticed.")
     return Body(0, size, version)
 
 
 def _rest(headers: Mapping[str, str], file: DriveFile, have: Version, offset: int) -> Verdict:
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", "").strip())
     if found is None:
-        return Retry("the server sends a part without saying which", 0, restart=True)
+        return Retry("the server sends a piece without saying which", 0, restart=True)
     start, end, size = (int(number[:20]) for number in found.groups())
     version = Version.of(headers, size)
     proven = have.shares_validator(version) or have.crc32c or file.sha256
     if start != offset or not start <= end < size or have.contradicts(version) or not proven:
-        return Retry("the server's file is not the one of which a part is here", 0, restart=True)
+        return Retry("the server's file is not the one of which a piece is here", 0, restart=True)
     return Body(offset, end - start + 1, have)
 
 

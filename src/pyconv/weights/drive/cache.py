@@ -13,13 +13,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .answers import DriveFile, Origin
-from .part import Part
+from .partial import PartialFile
 from .record import Digest, Record, read_record, today, write_record
 from .target import DEFAULTS, Check, Settings, Target
 
 __all__ = ["cache_dir", "fetch", "is_offline", "verify"]
 
-logger = logging.getLogger("pyconv.download")
+logger = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
@@ -55,7 +55,7 @@ def fetch(
     check: Check | None = None,
     progress: bool = True,
     settings: Settings = DEFAULTS,
-    again: bool = False,
+    force: bool = False,
 ) -> Path:
     """The path of a file from Google Drive, downloaded and verified unless it is here already.
 
@@ -70,7 +70,7 @@ def fetch(
             where the file is not what it should be.
         progress: Show a bar on stderr, if that is a terminal.
         settings: Times and limits.
-        again: Download even if the file is here, and accept another than was trusted at first
+        force: Download even if the file is here, and accept another than was trusted at first
             use. The pinned hash still binds, and the old file stays until the new one is proven.
 
     Raises:
@@ -78,12 +78,12 @@ def fetch(
         ValueError: if ``PYCONV_DRIVE_URL`` is unusable.
     """
     target = Target(file, (folder or cache_dir()) / file.filename)
-    if not again and _is_cached(target, check):
+    if not force and _is_cached(target, check):
         return target.path
     if is_offline():
-        if again:
+        if force:
             raise target.error(
-                f"PYCONV_OFFLINE forbids downloading {target.path} again. Leave --again out, or "
+                f"PYCONV_OFFLINE forbids downloading {target.path} again. Leave --force out, or "
                 "unset PYCONV_OFFLINE."
             )
         raise target.error(f"{target.path} is not there, and PYCONV_OFFLINE forbids its download.")
@@ -93,9 +93,9 @@ def fetch(
     from .transfer import Transfer  # and requests with it, which a file in the cache does not need
 
     with _lock(target.path, settings.lock_wait) as alone:
-        if again or not _is_cached(target, check):  # another process may have been faster
-            with Part.take(target, adopt=alone) as part:
-                Transfer(target, origin, part, check, progress, settings, again).run()
+        if force or not _is_cached(target, check):  # another process may have been faster
+            with PartialFile.take(target, adopt=alone) as partial:
+                Transfer(target, origin, partial, check, progress, settings, force).run()
     return target.path
 
 

@@ -1,4 +1,4 @@
-"""One download: the loop that acts on what ``drive.py`` decides, until the file is published."""
+"""One download: the loop that acts on what ``answers.py`` decides, until the file is published."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from .answers import (
     Answer,
     Body,
     Origin,
-    Page,
     Refuse,
     Request,
     Retry,
@@ -32,16 +31,17 @@ from .answers import (
     is_page,
     judge,
 )
-from .part import Part
+from .page import Page
+from .partial import PartialFile
 from .record import CHUNK, Record, Trust, read_record, record_path, today, write_record
 from .target import Check, DownloadError, Settings, Target
 
 __all__ = ["Transfer"]
 
-logger = logging.getLogger("pyconv.download")
+logger = logging.getLogger(__name__)
 
 PAGE_LIMIT = 1 << 20  # bytes of a web page that are read
-HEAD = 512  # bytes by which a page is told from a checkpoint
+HEAD = 512  # bytes that distinguish a page from a checkpoint
 
 
 class _AttemptError(Exception):
@@ -65,24 +65,24 @@ class Transfer:
 
     target: Target
     origin: Origin
-    part: Part
+    partial: PartialFile
     check: Check | None
     progress: bool
     settings: Settings
-    again: bool
+    force: bool
     doubted: bool = False  # whether bytes that arrived whole were wrong before
 
     def run(self) -> None:
         reason = ""
         for attempt in range(self.settings.retries + 1):
             try:
-                if not self.part.complete:
+                if not self.partial.complete:
                     self._attempt()
                 return self._publish()
             except _AttemptError as failed:
                 reason = str(failed)
                 if failed.restart:
-                    self.part.discard()
+                    self.partial.discard()
                 if attempt < self.settings.retries:
                     self._pause(reason, failed.wait, attempt)
         raise self.target.error(
@@ -105,7 +105,7 @@ class Transfer:
         request = self.origin.start(self.target.file)
         redirects = confirmations = 0
         while True:
-            offset = self.part.size if self.part.continuable else 0
+            offset = self.partial.size if self.partial.continuable else 0
             with contextlib.ExitStack() as stack:
                 response = self._send(session, request, offset)
                 stack.enter_context(contextlib.closing(response))
@@ -129,8 +129,8 @@ class Transfer:
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-            if self.part.version.validator is not None:
-                headers["If-Range"] = self.part.version.validator
+            if self.partial.version.validator is not None:
+                headers["If-Range"] = self.partial.version.validator
         try:
             return session.request(
                 request.method,
@@ -167,15 +167,15 @@ class Transfer:
             page = Page.parse(b"".join(self._chunks(response, PAGE_LIMIT)))
         answer = Answer(response.status_code, response.url, response.headers, page)
         now = datetime.now(timezone.utc)
-        return judge(answer, self.target.file, self.origin, self.part.version, offset, now)
+        return judge(answer, self.target.file, self.origin, self.partial.version, offset, now)
 
     def _receive(self, response: requests.Response, body: Body) -> None:
         """Write what comes to the disk, in the order it arrives."""
         if body.offset:
-            self.part.resumed = True
+            self.partial.resumed = True
         else:
             with self._writing():
-                self.part.begin(body.version)
+                self.partial.begin(body.version)
         self._check_room(body)
         arrived = 0
         with tqdm(
@@ -187,20 +187,20 @@ class Transfer:
             disable=None if self.progress else True,  # None: only where stderr is a terminal
         ) as bar:
             for chunk in _with_head(self._chunks(response)):
-                if self.part.size == 0:
+                if self.partial.size == 0:
                     self._check_head(chunk)
                 with self._writing():
-                    self.part.write(chunk)
+                    self.partial.write(chunk)
                 arrived += len(chunk)
                 bar.update(len(chunk))
-                if self.part.size > LARGEST:
-                    self.part.discard()
+                if self.partial.size > LARGEST:
+                    self.partial.discard()
                     raise self.target.error(f"The server sends more than {LARGEST:,} bytes.")
-        if self.part.size == 0:
+        if self.partial.size == 0:
             raise _AttemptError("the server sent nothing")
         if body.length is not None and arrived < body.length:
             raise _AttemptError(f"the connection ended after {arrived:,} of {body.length:,} bytes")
-        if body.version.size is not None and not self.part.complete:
+        if body.version.size is not None and not self.partial.complete:
             raise _AttemptError("the server sent less than the rest", wait=0)
 
     def _chunks(self, response: requests.Response, limit: int | None = None) -> Iterator[bytes]:
@@ -230,7 +230,7 @@ class Transfer:
             with self.target.on_disk():
                 yield
         except (DownloadError, FileNotFoundError):
-            self.part.discard()
+            self.partial.discard()
             raise
 
     def _check_room(self, body: Body) -> None:
@@ -247,7 +247,7 @@ class Transfer:
         """Refuse what is no checkpoint by its first bytes, before it is written."""
         if any(head.startswith(magic[: len(head)]) for magic in CHECKPOINT_MAGICS):
             return
-        self.part.discard()
+        self.partial.discard()
         if b"<html" in head[:HEAD].lower() or b"<!doctype" in head[:HEAD].lower():
             title = Page.parse(head[:PAGE_LIMIT]).title[:200]
             raise self.target.error(f'A web page came instead of the file, titled "{title}".')
@@ -256,27 +256,27 @@ class Transfer:
     def _publish(self) -> None:
         """Prove what has arrived and move it to its place."""
         with self._writing():
-            status = self.part.sync()
+            status = self.partial.sync()
         self._check_digest()
         try:
             if self.check is not None:
-                self.check(self.part.place)
+                self.check(self.partial.place)
         except ValueError as error:
-            problem = str(error).replace(str(self.part.place), "the file")
+            problem = str(error).replace(str(self.partial.place), "the file")
             self._reject(f"What the server sent is refused: {problem}")
         with self._writing():
             record, old = self._new_record(status), read_record(self.target.path)
             if old is not None and old.sha256 != record.sha256:
                 # Killed in between, the old file would be taken for a damaged new one.
                 record_path(self.target.path).unlink()
-                self.part.publish()
+                self.partial.publish()
                 write_record(self.target.path, record)
             else:
                 write_record(self.target.path, record)
-                self.part.publish()
+                self.partial.publish()
 
     def _check_digest(self) -> None:
-        digest, declared = self.part.digest, self.part.version.crc32c
+        digest, declared = self.partial.digest, self.partial.version.crc32c
         if declared not in (None, digest.crc32c):
             self._reject(
                 "What arrived has another checksum than the server declares", doubtful=True
@@ -285,25 +285,25 @@ class Transfer:
             self._reject(f"The server's file {problem}")
         record = read_record(self.target.path)
         same = record is not None and record.file_id == self.target.file.file_id
-        bound = record is not None and same and record.trust != "user-supplied" and not self.again
+        bound = record is not None and same and record.trust != "user-supplied" and not self.force
         if record is not None and bound and record.sha256 != digest.sha256:
             self._reject(
                 "The server's file is not the one trusted at first use: its SHA-256 was "
                 f"{record.sha256} on {record.date} and is {digest.sha256}. If the authors replaced "
-                "it, accept the new one with again=True, or pyconv-weights download --again"
+                "it, accept the new one with force=True, or pyconv-weights download --force"
             )
 
     def _reject(self, reason: str, doubtful: bool = False) -> NoReturn:
         """Throw away bytes that are wrong; once, start again if only their way may be to blame."""
-        retry = (doubtful or self.part.resumed) and not self.doubted
-        self.part.discard()
+        retry = (doubtful or self.partial.resumed) and not self.doubted
+        self.partial.discard()
         if retry:
             self.doubted = True
             raise _AttemptError(reason[:1].lower() + reason[1:], wait=0, restart=True)
         raise self.target.error(reason.rstrip(".") + ".")
 
     def _new_record(self, status: os.stat_result) -> Record:
-        version = self.part.version
+        version = self.partial.version
         named = {
             "length": version.size is not None,
             "crc32c": version.crc32c is not None,
@@ -314,10 +314,10 @@ class Transfer:
         trust: Trust = "trusted-on-first-use" if self.target.file.sha256 is None else "pinned"
         return Record(
             file_id=self.target.file.file_id,
-            sha256=self.part.digest.sha256,
-            size=self.part.size,
+            sha256=self.partial.digest.sha256,
+            size=self.partial.size,
             mtime_ns=status.st_mtime_ns,
-            crc32c=self.part.digest.crc32c,
+            crc32c=self.partial.digest.crc32c,
             checks=checks,
             last_modified=version.last_modified,
             date=today(),

@@ -19,17 +19,17 @@ from .answers import Version
 from .record import Digest, read_json
 from .target import Target
 
-__all__ = ["Part"]
+__all__ = ["PartialFile"]
 
-FLUSH = 32 << 20  # bytes after which the disk is told to begin, so that the end waits for less
+FLUSH = 32 << 20  # bytes after which the disk starts writing, so that the end waits for less
 ABANDONED = 24 * 3600  # seconds after which what another machine left behind is taken over
 
 
-class Part:
+class PartialFile:
     """The bytes that have arrived so far, in a file that no other process writes to.
 
-    Beside it lies a note of the version it is a part of and of who is at work. Under the lock, a
-    part whose process is gone is taken over and continued.
+    Beside it lies a note of the version it belongs to and of who is at work. Under the lock, a
+    partial file whose process is gone is taken over and continued.
     """
 
     def __init__(self, target: Target) -> None:
@@ -37,7 +37,7 @@ class Part:
         self.place = _new_place(target.path)
         self.version = Version()
         self.size = 0  # bytes
-        self._flushed = 0  # bytes of which the disk was told to begin with
+        self._flushed = 0  # bytes that the disk has started to write
         self.resumed = False  # whether the bytes came in more than one answer
         self._open: BinaryIO | None = None
         self._digest = Digest()
@@ -48,22 +48,22 @@ class Part:
 
     @classmethod
     @contextlib.contextmanager
-    def take(cls, target: Target, adopt: bool) -> Iterator[Part]:
-        """A part to write to: one left behind where allowed, else a new one.
+    def take(cls, target: Target, adopt: bool) -> Iterator[PartialFile]:
+        """A partial file to write to: one left behind where allowed, else a new one.
 
         It stays for the next start if it could be continued then, else it is removed.
         """
-        part = cls(target)
+        partial = cls(target)
         if adopt:
-            part._adopt()
+            partial._adopt()
         try:
-            yield part
+            yield partial
         finally:
-            part._leave()
-            part._threads.shutdown()
+            partial._leave()
+            partial._threads.shutdown()
 
     def _adopt(self) -> None:
-        """Continue the longest part left behind that could be continued; remove the others."""
+        """Continue the longest one left behind that could be continued; remove the others."""
         found = self.place.parent.glob(f".{self.target.path.name}.*.part*")
         left = {path.with_name(path.name.removesuffix(".json")) for path in found}
         for place in sorted(filter(_is_abandoned, left), key=_size, reverse=True):
@@ -104,7 +104,7 @@ class Part:
         self._hashing = self._threads.submit(self.digest.update, chunk)
         self.size += len(chunk)
         view = memoryview(chunk)
-        while view:  # a disk that fills up takes a part first and fails at the next write
+        while view:  # a disk that fills up takes some of it first and fails at the next write
             view = view[self._open.write(view) :]
         if self.size - self._flushed > FLUSH and (self._flushing is None or self._flushing.done()):
             self._flushed = self.size
@@ -196,7 +196,7 @@ def _size(place: Path) -> int:
 
 
 def _is_abandoned(place: Path) -> bool:
-    """Whether nobody writes to a part any more: its process says so, is gone, or idle for a day."""
+    """Whether nobody writes to it any more: its process says so, is gone, or idle for a day."""
     owner = read_json(_note(place)).get("owner", {})
     if owner is None:
         return True

@@ -1,0 +1,119 @@
+"""What editors and type checkers see: names that are made at run time are declared for them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyconv
+from pyconv import models
+from pyconv.architectures import ARCHITECTURES
+from pyconv.weights.rows import ENUMS
+
+USER = """\
+from pyconv import PyConvResNet50_Weights, ResNet, get_model, pyconvresnet50, register_model
+from pyconv import Architecture, Backbone, Network, Stage, Stem, list_models, optimize
+import pyconv
+
+weights = PyConvResNet50_Weights.IMAGENET1K_V2
+model: ResNet = pyconvresnet50(weights=weights, num_classes=3)
+backbone = Backbone(model)
+names: list[str] = list_models()
+pyconv.evaluate.evaluate
+pyconv.data.Preprocess(crop=3)
+
+
+@register_model
+def mine(num_classes: int) -> ResNet:
+    return pyconvresnet50(num_classes=num_classes)
+
+
+same: ResNet = mine(num_classes=3)
+"""
+WRONG = {
+    "pyconvresnet50(classes=3)": 'Unexpected keyword argument "classes"',
+    "pyconvresnet50(num_classes='3')": 'incompatible type "str"; expected "int"',
+    "mine(classes=3)": 'Unexpected keyword argument "classes"',
+    "PyConvResNet50_Weights.IMAGENET1K_V3": 'has no attribute "IMAGENET1K_V3"',
+    "from pyconv import pyconvresnet51": 'has no attribute "pyconvresnet51"',
+    "from pyconv import PyConvResNet51_Weights": 'has no attribute "PyConvResNet51_Weights"',
+}
+
+
+def test_a_type_checker_knows_the_networks_and_their_weights(tmp_path: Path) -> None:
+    (tmp_path / "mypy.ini").write_text(  # torch is large and not what is asked for
+        "[mypy]\nstrict = true\n"
+        + "".join(
+            f"[mypy-{name}.*]\nfollow_imports = skip\nignore_missing_imports = true\n"
+            for name in ("torch", "torchvision", "numpy", "PIL", "tqdm", "requests", "filelock")
+        )
+        + "[mypy-pyconv.*]\nignore_errors = true\n"
+    )
+    (tmp_path / "user.py").write_text(USER + "\n".join(WRONG))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "user.py", "--config-file", "mypy.ini"],
+        cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(Path(pyconv.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if ": error: " in line]
+    first = len(USER.splitlines()) + 1
+    expected = [f"user.py:{number}: error: " for number in range(first, first + len(WRONG))]
+    assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected, (
+        done.stdout
+    )
+    for line, words in zip(lines, WRONG.values(), strict=True):
+        assert words in line
+
+
+def test_every_row_is_declared_for_type_checkers() -> None:
+    tree = ast.parse(Path(models.__file__).read_text("utf-8"))
+    branches = [node for node in tree.body if isinstance(node, ast.If)]
+    blocks = [node.body for node in branches if ast.unparse(node.test) == "TYPE_CHECKING"]
+    declared = {ast.unparse(line) for block in blocks for line in block}
+    missing = {f"{name}: Factory" for name in ARCHITECTURES} - declared
+    add = "\n    ".join(sorted(missing))
+    assert not missing, f"add to the block 'if TYPE_CHECKING:' of models.py:\n    {add}"
+    left = declared - {f"{name}: Factory" for name in ARCHITECTURES}
+    assert not left, f"remove from the block 'if TYPE_CHECKING:' of models.py: {left}"
+
+
+def test_names_follow_from_the_rows() -> None:
+    for name in ARCHITECTURES:
+        assert name in models.__all__
+        assert name in pyconv.__all__
+        assert getattr(pyconv, name) is getattr(models, name)
+    for enum in ENUMS:
+        assert enum.__name__ in pyconv.__all__
+        assert getattr(pyconv, enum.__name__) is getattr(pyconv.weights, enum.__name__) is enum
+
+
+def test_a_new_row_is_all_that_a_network_needs(tmp_path: Path) -> None:
+    """In a copy of the package with one more row, and no other change."""
+    source = Path(pyconv.__file__).parent
+    copy = tmp_path / "pyconv"
+    for path in source.rglob("*"):
+        if path.suffix in (".py", ".json", ".txt", ".cpp", ".h") and "sample" not in path.parts:
+            target = copy / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    with (copy / "architectures.py").open("a", encoding="utf-8") as file:
+        file.write('ARCHITECTURES["pyconvresnet26"] = _pyconvresnet(18)\n')
+    code = (
+        "import pyconv, inspect; from pyconv import *\n"
+        "assert 'pyconvresnet26' in pyconv.__all__ and 'pyconvresnet26' in pyconv.list_models()\n"
+        "assert pyconvresnet26.__name__ == 'pyconvresnet26' and pyconvresnet26.__doc__\n"
+        "assert 'num_classes' in inspect.signature(pyconvresnet26).parameters\n"
+        "assert type(pyconv.get_model('pyconvresnet26', num_classes=2)).__name__ == 'ResNet'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
