@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv, optimize
-from pyconv.layers import pin
+from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv
 from pyconv.levels import fitting_groups, share_channels
 
 GOLDENS = load("layer_goldens")
@@ -147,15 +146,19 @@ def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
 @pytest.mark.parametrize(
     ("kind", "size"), [(PyConv1d, (9,)), (PyConv2d, (9, 7)), (PyConv3d, (5, 6, 7))]
 )
-@pytest.mark.parametrize("way", [None, "blocked:merge=2"])
 def test_an_input_without_a_batch_gives_an_output_without_one(
-    kind: type[PyConv2d], size: tuple[int, ...], way: str | None
+    kind: type[PyConv2d], size: tuple[int, ...]
 ) -> None:
-    layer, x = kind(16, 16, (3, 5), (1, 4)).eval(), torch.randn(2, 16, *size)
-    fast = optimize(layer, x)
-    pin(layer, way)
-    for model in (layer, fast):
-        torch.testing.assert_close(model(x[0]), layer(x)[0])
+    layer, x = kind(16, 16, (3, 5), (1, 4)), torch.randn(2, 16, *size)
+    torch.testing.assert_close(layer(x[0]), layer(x)[0])
+
+
+def test_levels_are_plain_convolutions_of_torch() -> None:
+    """So tools that go by the type of a module find them."""
+    for layer in (PyConv2d(64, 64), get_pyconv(64, 64, (3, 5), pyconv_groups=(1, 4))):
+        assert {type(level) for level in layer.levels} == {nn.Conv2d}
+    assert type(get_pyconv(32, 32, (3,), pyconv_groups=(8,))) is nn.Conv2d
+    assert {type(level) for level in PyConv3d(8, 8, (3, 5), (1, 2)).levels} == {nn.Conv3d}
 
 
 def test_copies_and_pickles_compute_the_same() -> None:

@@ -75,7 +75,7 @@ def test_what_is_not_possible_is_said_with_its_cure(code: str, words: str) -> No
 
 
 @pytest.mark.parametrize("name", ["plain", "short"])
-def test_backbone_and_optimize_take_it(name: str) -> None:
+def test_backbone_takes_it(name: str) -> None:
     code = f"""
 model = pyconv.get_model({name!r}, num_classes=3).eval()
 backbone = pyconv.Backbone(model, (1, 2)).eval()
@@ -86,11 +86,6 @@ assert [tuple(m.shape[1:]) for m in maps.values()] == [
 own = model.state_dict()
 assert {{*backbone.state_dict()}} == {{k for k in own if not k.startswith(("head", "fc"))}}
 assert all(v.data_ptr() == own[k].data_ptr() for k, v in backbone.state_dict().items())
-with torch.inference_mode():
-    torch.testing.assert_close(pyconv.optimize(model, x)(x), model(x), rtol=1e-4, atol=1e-5)
-    fast = pyconv.optimize(backbone, x)(x)
-    for key, value in maps.items():
-        torch.testing.assert_close(fast[key], value, rtol=1e-4, atol=1e-5)
 print("done")
 """
     assert run(code) == "done"

@@ -15,7 +15,7 @@ from pyconv.weights.rows import ENUMS
 
 USER = """\
 from pyconv import PyConvResNet50_Weights, ResNet, get_model, pyconvresnet50, register_model
-from pyconv import Architecture, Backbone, Network, Stage, Stem, list_models, optimize
+from pyconv import Architecture, Backbone, Network, Stage, Stem, list_models
 import pyconv
 
 weights = PyConvResNet50_Weights.IMAGENET1K_V2

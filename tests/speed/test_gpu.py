@@ -1,4 +1,4 @@
-"""On a GPU: the ways are equal, the rule is followed, and the commands count and learn the same.
+"""On a GPU: equal algorithms, the table followed, and commands that count and learn the same.
 
 The machines of the continuous integration have none; run this file where there is one.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import error
 from torch import Tensor, nn
 from train_fixtures import assert_same_weights, make_tree
 
@@ -19,12 +20,11 @@ import pyconv
 from pyconv import PyConv2d, PyConvResNetTiny_Weights, optimize
 from pyconv.data import find_images, make_loader
 from pyconv.evaluate import evaluate
-from pyconv.layers import pin
 from pyconv.onednn import Geometry
-from pyconv.speed import choice, table
-from pyconv.speed.algorithms import NATIVE
-from pyconv.speed.gradients import Ways, convolve
-from pyconv.speed.problem import Problem, candidates
+from pyconv.speed import choice, pin, table
+from pyconv.speed.algorithms import NATIVE, Algorithms
+from pyconv.speed.gradients import convolve
+from pyconv.speed.problem import Problem, algorithms_for
 from pyconv.train import TrainOptions, train
 from pyconv.train.recipe import PAPER
 from pyconv.weights.rows import sample_file
@@ -47,15 +47,10 @@ def problem(level: str, dtype: torch.dtype, channels_last: bool) -> Problem:
     )  # fmt: skip
 
 
-def error(value: Tensor, target: Tensor) -> float:
-    value, target = value.detach().double().cpu(), target.detach().double().cpu()
-    return float((value - target).norm() / target.norm())
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "channels-last"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_way_is_as_near_the_truth_as_native(
+def test_every_algorithm_is_as_near_the_truth_as_native(
     level: str, channels_last: bool, dtype: torch.dtype
 ) -> None:
     posed = problem(level, dtype, channels_last)
@@ -64,32 +59,32 @@ def test_every_way_is_as_near_the_truth_as_native(
     x = torch.randn(2, posed.in_channels, *posed.size).contiguous(memory_format=layout)
     weight = torch.randn(posed.out_channels, posed.inputs, *posed.kernel)
 
-    def run(way: object, device: str, dtype: torch.dtype) -> list[Tensor]:
+    def run(algorithm: object, device: str, dtype: torch.dtype) -> list[Tensor]:
         a, b = (t.to(device, dtype).requires_grad_() for t in (x, weight))
-        out = convolve(a, b, None, posed.geometry, Ways(way, way, way))  # type: ignore[arg-type]
+        out = convolve(a, [b], [None], [posed.geometry], [Algorithms(*[algorithm] * 3)])  # type: ignore[list-item]
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
         return [out, *torch.autograd.grad(out, (a, b), grad)]
 
-    def errors(way: object) -> list[float]:
-        return [error(*pair) for pair in zip(run(way, "cuda", dtype), truth, strict=True)]
+    def errors(algorithm: object) -> list[float]:
+        return [error(*pair) for pair in zip(run(algorithm, "cuda", dtype), truth, strict=True)]
 
     # As the network computes: float32 exactly, or rounded as is PyTorch's default.
     truth = run(NATIVE, "cpu", torch.float64)
     native = errors(NATIVE)
-    assert len(candidates(posed)) > 1
-    for way in candidates(posed):
-        for found, usual in zip(errors(way), native, strict=True):
-            assert found <= 2 * usual + {8: 1e-9, 4: 1e-3, 2: 1e-4}[dtype.itemsize], way
+    assert len(algorithms_for(posed)) > 1
+    for algorithm in algorithms_for(posed):
+        for found, usual in zip(errors(algorithm), native, strict=True):
+            assert found <= 2 * usual + {8: 1e-9, 4: 1e-3, 2: 1e-4}[dtype.itemsize], algorithm
 
 
-def test_the_rule_is_for_many_images_and_for_rounded_numbers() -> None:
+def test_the_table_is_for_many_images_and_for_rounded_numbers() -> None:
     inputs, outputs, kernel, geometry, _ = LEVELS["9x9, HG"]
     weight = torch.randn(outputs, inputs // 32, kernel, kernel, device="cuda")
 
-    def chosen(images: int) -> Ways:
+    def chosen(images: int) -> Algorithms:
         return choice.choose(torch.randn(images, inputs, 56, 56, device="cuda"), weight, geometry)
 
-    if not table.rule_of("cuda"):
+    if not table.table_of("cuda"):
         pytest.skip("this kind of GPU was not measured")
     with torch.no_grad():
         assert chosen(1).forward == NATIVE

@@ -10,7 +10,7 @@ import pytest
 
 CODE = """
 import resource, torch
-from pyconv.speed.memory import keep_memory
+from pyconv.speed.memory import keep_memory as kept
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
@@ -24,6 +24,7 @@ with kept():
     print(usual, faults(), end=" ")
 print(faults())
 """
+COMMAND = "pyconv.train.__main__ import _kept_memory"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
@@ -32,3 +33,14 @@ def test_what_is_freed_is_used_again_and_in_the_end_given_back() -> None:
     usual, kept, after = map(int, done.stdout.split())
     assert kept < usual / 20
     assert after > usual / 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_the_command_keeps_memory() -> None:
+    code = CODE.replace(
+        "pyconv.speed.memory import keep_memory as kept",
+        "pyconv.train.__main__ import _kept_memory as kept",
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    usual, kept, _ = map(int, done.stdout.split())
+    assert kept < usual / 20

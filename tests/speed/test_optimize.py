@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 import importlib
 import io
+import json
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from equality import compiled, error
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize
 from pyconv import pyconvresnet_tiny as tiny
-from pyconv.layers import GroupedConv, GroupedConv2d, pin
-from pyconv.speed import table
+from pyconv.evaluate.__main__ import main as pyconv_eval
+from pyconv.onednn import CONVS
+from pyconv.speed import pin, table
 from pyconv.speed.prepared import DirectPyramid, PreparedConv
 
 
@@ -48,13 +52,12 @@ def settled(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def grouped(model: nn.Module) -> int:
+    return sum(type(m) in CONVS and m.groups > 1 for m in model.modules())  # type: ignore[operator]
+
+
 def norms(model: nn.Module) -> int:
     return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-
-
-def error(value: Tensor, target: Tensor) -> float:
-    value, target = value.detach().double(), target.detach().double()
-    return float((value - target).norm() / target.norm())
 
 
 @pytest.mark.slow
@@ -67,7 +70,7 @@ def test_every_kind_of_network_keeps_its_numbers(name: str) -> None:
         fast, expected = optimize(model), model(x)
         assert error(fast(x), expected) < 1e-9
         assert norms(fast) == 0 and type(fast) is type(model)
-        assert not any(isinstance(m, GroupedConv) for m in fast.modules())
+        assert not grouped(fast)
         assert error(optimize(model.float())(x.float()), expected) < 1e-5
 
 
@@ -86,7 +89,7 @@ def test_an_example_has_each_level_timed_on_what_it_sees() -> None:
     apart = sum(isinstance(m, PreparedConv) for m in fast.modules())
     joined = [m for m in fast.modules() if isinstance(m, DirectPyramid)]
     together = sum(geometry.groups > 1 for m in joined for geometry in m.geometries)
-    assert apart + together == sum(isinstance(m, GroupedConv) for m in model.modules())
+    assert apart + together == grouped(model)
     assert error(fast(x), model(x)) < 1e-5
 
 
@@ -103,7 +106,7 @@ def test_bfloat16_is_as_near_the_truth_as_the_native_model() -> None:
 
 def test_a_processor_without_halves_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """As AVX2 is, where bfloat16 takes many times as long; the answer keeps what float32 knew."""
-    module = importlib.import_module("pyconv.speed.optimize")  # pyconv.optimize is the function
+    module = importlib.import_module("pyconv.speed.inference")
     monkeypatch.setattr(module, "computes_in", lambda device, dtype: dtype.itemsize > 2)
     model, x = settled(tiny()), torch.randn(8, 1, 28, 28)
     expected = model(x)
@@ -122,7 +125,7 @@ def test_what_is_pinned_stays_pinned() -> None:
     model = settled(tiny())
     pin(model, "blocked:merge=2")
     fast = optimize(model, torch.randn(1, 1, 28, 28))
-    assert {str(m.lowering) for m in fast.modules() if isinstance(m, PreparedConv)} == {
+    assert {str(m.algorithm) for m in fast.modules() if isinstance(m, PreparedConv)} == {
         "blocked:merge=2"
     }
 
@@ -169,7 +172,7 @@ def test_a_users_module_of_any_kind() -> None:
     for fast, left in ((optimize(model), 6), (optimize(model, x), 1)):
         assert error(fast(x), model(x)) < 1e-9
         assert norms(fast) == left
-        assert not any(isinstance(m, GroupedConv) for m in fast.modules())
+        assert not grouped(fast)
 
 
 class Shared(nn.Module):
@@ -245,7 +248,7 @@ class Shares(nn.Module):
         return out
 
 
-class Doubled(GroupedConv2d):
+class Doubled(nn.Conv2d):
     """A level that computes otherwise."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -347,17 +350,17 @@ def test_a_pruned_convolution_keeps_its_zeros() -> None:
     assert error(optimize(model, x)(x), model(x)) < 1e-5
 
 
-def test_the_rule_is_followed_without_an_example_in_either_dtype(
+def test_the_table_is_followed_without_an_example_in_either_dtype(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(table.RULES, "cpu", table.read_rule("AVX512"))
-    module = importlib.import_module("pyconv.speed.optimize")  # the function bears the same name
+    monkeypatch.setitem(table.TABLES, "cpu", table.read_table("AVX512"))
+    module = importlib.import_module("pyconv.speed.inference")
     monkeypatch.setattr(module, "computes_in", lambda device, dtype: True)
     model = get_model("pyconvhgresnet50").eval()
     for dtype in (torch.float32, torch.bfloat16):
         levels = [m for m in optimize(model, dtype=dtype).modules() if isinstance(m, PreparedConv)]
-        ways = [level.lowering.kind != "native" for level in levels]
-        assert sum(ways) > len(ways) / 2, dtype
+        others = [level.algorithm.name != "native" for level in levels]
+        assert sum(others) > len(others) / 2, dtype
 
 
 class ByName(nn.Module):
@@ -521,3 +524,149 @@ def test_many_compiled_models_do_not_take_each_others_place() -> None:
                 assert error(one(x), model(x)) < 1e-5
         fast[0].load_state_dict(fast[1].state_dict())
         assert error(fast[0](x), models[1](x)) < 1e-5  # the weights of a program can be replaced
+
+
+@pytest.fixture
+def kernels_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the clock says, optimize() takes what it races first: all levels in one pass."""
+    module = importlib.import_module("pyconv.speed.inference")
+    monkeypatch.setattr(module, "race", lambda runs: {key: n for n, key in enumerate(runs)})
+
+
+@compiled
+@pytest.mark.slow
+@pytest.mark.usefixtures("kernels_win")
+def test_a_joined_pyramid_is_saved_copied_exported_compiled_and_has_a_gradient(
+    tmp_path: Path,
+) -> None:
+    pyramid = nn.Sequential(PyConv2d(64, 64), nn.BatchNorm2d(64), nn.ReLU()).eval()
+    x = torch.randn(2, 64, 14, 14)
+    with torch.no_grad():
+        expected = pyramid(x)
+    fast = optimize(pyramid, x)
+    assert isinstance(fast[0], DirectPyramid) and len(fast[0].weights) == 4  # type: ignore[index]
+    buffer, path = io.BytesIO(), tmp_path / "pyramid.pt2"
+    torch.save(fast, buffer)
+    buffer.seek(0)
+    torch.export.save(torch.export.export(fast, (x,)), path)
+    for twin in (
+        fast,
+        copy.deepcopy(fast),
+        pickle.loads(pickle.dumps(fast)),
+        torch.load(buffer, weights_only=False),
+        torch.export.load(path).module(),
+        torch.compile(fast, fullgraph=True),
+        optimize(pyramid, x, compile=True),
+    ):
+        assert error(twin(x), expected) < 1e-5
+    assert "direct" not in path.read_bytes().decode("latin1")  # others can read what is exported
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    fast(ours).sum().backward()
+    pyramid(theirs).sum().backward()
+    assert ours.grad is not None and theirs.grad is not None
+    assert error(ours.grad, theirs.grad) < 1e-5
+
+
+def test_the_faster_of_all_joined_some_joined_and_apart_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = importlib.import_module("pyconv.speed.inference")
+    monkeypatch.setattr(module, "fits", lambda *_: True)
+    pyramid, x = nn.Sequential(PyConv2d(64, 64), nn.ReLU()).eval(), torch.randn(1, 64, 9, 9)
+    for apart in (0, 1, 4):
+        monkeypatch.setattr(module, "race", lambda runs, n=apart: {k: abs(k - n) for k in runs})
+        fast = optimize(pyramid, x)
+        joined = [len(m.apart) for m in fast.modules() if isinstance(m, DirectPyramid)]
+        assert joined == ([apart] if apart < 4 else [])
+        with torch.no_grad():
+            assert error(fast(x), pyramid(x)) < 1e-5
+
+
+class Twice(PyConv2d):
+    """A user's subclass: not only a concatenation of levels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(PyConv2d(64, 64), nn.ReLU())
+    model[0].register_forward_hook(lambda module, args, out: out - 1)
+    return model
+
+
+def watched_level() -> nn.Module:
+    model = nn.Sequential(PyConv2d(64, 64), nn.ReLU())
+    model[0].pyconv_levels[1].register_forward_hook(lambda module, args, out: out * 2)  # type: ignore[union-attr, index]
+    return model
+
+
+def with_levels(**options: Any) -> nn.Module:
+    model = PyConv2d(64, 64)
+    model.pyconv_levels[0] = nn.Conv2d(64, 16, 3, **options)
+    return model
+
+
+def unequal() -> nn.Module:
+    model = nn.Sequential(PyConv2d(64, 64), PyConv2d(64, 64))
+    model[1].pyconv_levels[1].dilation = (2, 2)  # type: ignore[union-attr, index]
+    model[1].pyconv_levels[1].padding = (4, 4)  # type: ignore[union-attr, index]
+    return model
+
+
+def sequence() -> nn.Module:
+    model = PyConv2d(64, 64)
+    model.pyconv_levels[0] = nn.Sequential(nn.Conv2d(64, 16, 3, padding=1), nn.Tanh())
+    return model
+
+
+@pytest.mark.parametrize(
+    "build_it",
+    [
+        lambda: Twice(64, 64),
+        hooked,
+        watched_level,
+        unequal,
+        sequence,
+        lambda: with_levels(padding="same"),
+        lambda: with_levels(padding=1, padding_mode="reflect"),
+    ],
+)
+@pytest.mark.usefixtures("kernels_win")
+def test_what_users_made_of_a_pyramid_is_kept(build_it: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = build_it().eval(), torch.randn(2, 64, 14, 14)
+    with torch.no_grad():
+        fast = optimize(model, x)
+        assert error(fast(x), model(x)) < 1e-5
+
+
+@compiled
+@pytest.mark.usefixtures("kernels_win")
+def test_a_joined_pyramid_follows_autocast() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), PyConv2d(64, 64)).eval()
+    x = torch.randn(2, 3, 14, 14)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        out = optimize(model, x)(x)
+    assert out.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert error(out, model(x)) < 0.01
+
+
+@pytest.mark.parametrize("name", ["plain", "short"])
+def test_a_network_of_a_users_own(name: str) -> None:
+    register = importlib.import_module("own_networks")  # registers both
+    model = settled(get_model(name, num_classes=3))
+    x = torch.randn(2, 1, 32, 32)
+    assert register and error(optimize(model, x)(x), model(x)) < 1e-5
+    backbone = Backbone(model, (1, 2)).eval()  # type: ignore[arg-type]
+    fast = optimize(backbone, x)(x)
+    for key, value in backbone(x).items():
+        assert error(fast[key], value) < 1e-5
+
+
+def test_the_command_evaluates_an_optimised_network(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    assert pyconv_eval(["--sample", "--optimize", "--json", str(file)]) == 0
+    result = json.loads(file.read_text("utf-8"))
+    assert result["optimize"] and result["agrees"]

@@ -421,13 +421,6 @@ def test_the_command_needs_no_matplotlib(tree: Path, tmp_path: Path) -> None:
     assert weights_of(tmp_path)
 
 
-def test_memory_is_kept_where_speed_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    speed = pytest.importorskip("pyconv.speed")
-    kept = contextlib.nullcontext()
-    monkeypatch.setattr(speed, "keep_memory", lambda: kept, raising=False)
-    assert _kept_memory() is kept
-
-
 def test_training_needs_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyconv.speed", None)  # as if its folder were removed
     with _kept_memory():

@@ -134,9 +134,11 @@ def _prepare(job: Job, options: EvalOptions) -> nn.Module:
     channels, crop = len(job.preprocess.mean), job.preprocess.crop
     sides = (channels, crop, crop)
     if options.optimize:
-        from ..speed import optimize
-
-        # Enough to time each way of computing.
+        try:
+            from ..speed import optimize
+        except ImportError as error:
+            raise ValueError("--optimize needs pyconv.speed, which is not here.") from error
+        # Enough to time each algorithm.
         few = torch.zeros(min(options.batch_size, 16), *sides, device=options.device)
         model = optimize(model, few, dtype=options.dtype, compile=options.compile)
     else:

@@ -10,7 +10,7 @@ from .choice import autotune, pin
 from .guard import guarded
 from .kernels import disabled
 from .memory import keep_memory
-from .optimize import optimize
+from .inference import optimize
 
 __all__ = ["autotune", "disabled", "install", "keep_memory", "optimize", "pin"]
 

@@ -1,0 +1,247 @@
+"""The kernels of our own: the numbers of the plain convolutions, however they are compiled."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import platform
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import NamedTuple
+
+import pytest
+import torch
+from equality import compiled, error
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, library
+
+from pyconv.onednn import Geometry
+from pyconv.speed import kernels
+from pyconv.speed.convolution import conv as native
+from pyconv.speed.direct import direct, fits, grad_inputs, grad_weights
+
+
+class Levels(NamedTuple):
+    """Several convolutions of one input."""
+
+    x: Tensor
+    weights: list[Tensor]
+    biases: list[Tensor | None]
+    geometries: list[Geometry]
+
+    def to(self, dtype: torch.dtype) -> Levels:
+        biases = [None if bias is None else bias.to(dtype) for bias in self.biases]
+        return Levels(self.x.to(dtype), [w.to(dtype) for w in self.weights], biases, self[3])
+
+    def plain(self) -> Tensor:
+        levels = zip(self.weights, self.biases, self.geometries, strict=True)
+        return torch.cat([native(self.x, *level) for level in levels], 1)
+
+
+def levels(
+    channels: int,
+    rows: list[tuple[int, int, int]],  # outputs, kernel, groups
+    size: tuple[int, int] = (14, 14),
+    stride: int = 1,
+    dilation: int = 1,
+    images: int = 2,
+    bias: bool = True,
+) -> Levels:
+    x = torch.randn(images, channels, *size).contiguous(memory_format=torch.channels_last)
+    weights = [torch.randn(out, channels // g, k, k) / k for out, k, g in rows]
+    biases: list[Tensor | None] = [torch.randn(out) if bias else None for out, _, _ in rows]
+    pads = [(dilation * (k // 2),) * 2 for _, k, _ in rows]
+    geometries = [
+        Geometry(g, (stride,) * 2, pad, (dilation,) * 2)
+        for (_, _, g), pad in zip(rows, pads, strict=True)
+    ]
+    return Levels(x, weights, biases, geometries)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Levels:
+    channels = draw(st.sampled_from([8, 16, 32, 64, 96, 128]))
+    groups = st.sampled_from([g for g in (1, 2, 4, 8, 16, 32) if channels % g == 0])
+    row = st.tuples(st.sampled_from([16, 32, 48, 64]), st.sampled_from([1, 3, 5, 7, 9]), groups)
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    return levels(
+        channels,
+        [(math.lcm(out, g), k, g) for out, k, g in draw(st.lists(row, min_size=1, max_size=4))],
+        size=(draw(st.integers(1, 30)), draw(st.integers(1, 30))),
+        stride=draw(st.integers(1, 3)),
+        dilation=draw(st.integers(1, 2)),
+        images=draw(st.integers(1, 3)),
+        bias=draw(st.booleans()),
+    )
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@given(problems())
+@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+def test_any_levels_together_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
+    for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
+        assert error(direct(*some), some.to(torch.float64).plain()) < bound
+
+
+@compiled
+@given(problems())
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+def test_gradients_on_weights_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
+    for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
+        for weight, geometry in zip(some.weights, some.geometries, strict=True):
+            wide = weight.double().requires_grad_()
+            out = native(some.x.double(), wide, None, geometry)
+            grad = torch.randn_like(out).to(some.x.dtype)
+            (truth,) = torch.autograd.grad(out, wide, grad.double())
+            found = grad_weights(grad, some.x, [weight], [geometry])[0]
+            assert found.dtype == weight.dtype and found.shape == weight.shape
+            assert error(found, truth) < bound
+
+
+@compiled
+@given(problems())
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+def test_the_gradient_on_the_input_is_equal_to_the_plain_one(threads: int, single: Levels) -> None:
+    for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
+        wide = some.x.double().requires_grad_()
+        out = some.to(torch.float64)._replace(x=wide, biases=[None] * len(some.weights)).plain()
+        grad = torch.randn_like(out).to(some.x.dtype)
+        (truth,) = torch.autograd.grad(out, wide, grad.double())
+        starts = [0, *accumulate(weight.shape[0] for weight in some.weights[:-1])]
+        found = grad_inputs(grad, some.x, some.weights, some.geometries, starts)
+        assert found.dtype == some.x.dtype and found.shape == some.x.shape
+        assert error(found, truth) < bound
+        alone = [
+            grad_inputs(grad.narrow(1, start, weight.shape[0]), some.x, [weight], [geometry])
+            for start, weight, geometry in zip(starts, some.weights, some.geometries, strict=True)
+        ]
+        assert error(sum(part.double() for part in alone), truth) < bound  # type: ignore[arg-type]
+
+
+@compiled
+def test_gradients_on_weights_repeat_bit_by_bit() -> None:
+    some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1], size=(56, 56), images=3)
+    for weight, geometry in zip(some.weights, some.geometries, strict=True):
+        grad = torch.randn_like(native(some.x, weight, None, geometry))
+        assert fits(some.x, [weight], [geometry], "grad_weight")
+        first, second = (grad_weights(grad, some.x, [weight], [geometry])[0] for _ in range(2))
+        assert torch.equal(first, second)
+
+
+PUBLISHED = {
+    "pyconvresnet, stage 1": (64, [(16, 3, 1), (16, 5, 4), (16, 7, 8), (16, 9, 16)]),
+    "pyconvresnet, stage 2": (128, [(32, 3, 1), (32, 5, 4), (64, 7, 8)]),
+    "pyconvresnet, stage 3": (256, [(128, 3, 1), (128, 5, 4)]),
+    "pyconvhgresnet, stage 1": (128, [(32, 3, 32), (32, 5, 32), (32, 7, 32), (32, 9, 32)]),
+    "pyconvhgresnet, stage 2": (256, [(64, 3, 32), (64, 5, 64), (128, 7, 64)]),
+    "pyconvhgresnet, stage 3": (512, [(256, 3, 32), (256, 5, 64)]),
+}
+
+
+def instructions(flags: str) -> ctypes.CDLL:
+    if platform.machine() != "x86_64":
+        pytest.skip("the flags are those of x86-64")
+    if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
+        pytest.skip("this processor has no AVX-512")
+    return kernels.build(flags)
+
+
+@compiled
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("flags", ["", "-march=x86-64-v4", "-march=x86-64-v3", "-march=x86-64"])
+def test_the_published_pyramids_are_computed_with_any_vectors(
+    flags: str, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if flags:
+        library_of = instructions(flags)
+        monkeypatch.setattr(kernels, "_compiled", lambda: library_of)
+    for channels, rows in PUBLISHED.values():
+        single = levels(channels, rows, size=(17, 15), stride=stride)
+        truth = single.to(torch.float64).plain()
+        for one, bound in ((single, 1e-5), (single.to(torch.bfloat16), 5e-3)):
+            assert fits(one.x, one.weights, one.geometries)
+            assert error(direct(*one), truth) < bound
+            for weight, geometry in zip(one.weights, one.geometries, strict=True):
+                wide = weight.double().requires_grad_()
+                out = native(one.x.double(), wide, None, geometry)
+                grad = torch.randn_like(out).to(one.x.dtype)
+                (slope,) = torch.autograd.grad(out, wide, grad.double())
+                assert fits(one.x, [weight], [geometry], "grad_weight")
+                assert error(grad_weights(grad, one.x, [weight], [geometry])[0], slope) < bound
+                wide = one.x.double().requires_grad_()
+                out = native(wide, weight.double(), None, geometry)
+                (slope,) = torch.autograd.grad(out, wide, grad.double())
+                assert fits(one.x, [weight], [geometry], "grad_input")
+                assert error(grad_inputs(grad, one.x, [weight], [geometry]), slope) < bound
+
+
+@compiled
+def test_what_the_kernels_cannot_compute_is_computed_as_usual() -> None:
+    odd = levels(12, [(6, 3, 6), (9, 5, 3)])
+    three = levels(16, [(16, 3, 16)])
+    cube = [torch.randn(16, 1, 3, 3, 3)]
+    flat = Geometry(16, (1,) * 3, (1,) * 3, (1,) * 3)
+    assert not fits(odd.x, odd.weights, odd.geometries)
+    assert error(direct(*odd), odd.plain()) < 1e-6
+    double = three.to(torch.float64)
+    assert not fits(double.x, double.weights, double.geometries)
+    assert error(direct(*double), double.plain()) < 1e-12
+    volume = torch.randn(1, 16, 3, 4, 5)
+    expected = native(volume, cube[0], None, flat)
+    assert error(direct(volume, cube, [None], [flat]), expected) < 1e-6
+
+
+def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "build", lambda: (_ for _ in ()).throw(OSError("no g++")))
+    kernels._compiled.cache_clear()
+    try:
+        some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
+        assert not kernels.available() and not fits(some.x, some.weights, some.geometries)
+        assert error(direct(*some), some.plain()) < 1e-6
+        assert direct(*some).is_contiguous(memory_format=torch.channels_last)
+    finally:
+        kernels._compiled.cache_clear()
+
+
+def test_the_operator_keeps_to_the_rules_of_operators() -> None:
+    x, weights, biases, geometries = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
+    padding = [size for geometry in geometries for size in geometry.padding]
+    numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries])
+    for image in (x, x.contiguous()):
+        arguments = (image, weights, biases, *numbers)
+        rules = ("test_schema", "test_faketensor")
+        library.opcheck(torch.ops.pyconv.direct.default, arguments, test_utils=rules)
+
+
+@compiled
+def test_what_was_not_a_number_is_gone_with_its_image() -> None:
+    rows = [(16, 5, 4), (16, 7, 8), (16, 9, 16)]
+    for size in (13, 14, 17):
+        clean = levels(64, rows, size=(size, size)).to(torch.bfloat16)
+        for bad in (torch.nan, torch.inf):
+            poison = levels(64, rows, size=(40, 40)).to(torch.bfloat16)
+            direct(*poison._replace(x=torch.full_like(poison.x, bad)))
+            assert direct(*clean).isfinite().all()
+
+
+@compiled
+def test_mismatched_inputs_are_refused_as_pytorch_does() -> None:
+    some = levels(64, [(16, 5, 4), (16, 7, 8)])
+    with pytest.raises(RuntimeError, match="expected input"):
+        direct(*levels(32, [(16, 5, 4)])._replace(weights=some.weights[:1]))
+    with pytest.raises(RuntimeError, match="type"):
+        direct(*some._replace(x=some.x.bfloat16()))
+    spread = [torch.randn(32)[::2] for _ in some.weights]
+    odd = some._replace(biases=spread)  # type: ignore[arg-type]
+    assert error(direct(*odd), odd.plain()) < 1e-5
+    pads = [g._replace(stride=(3, 3), padding=(0, 0)) for g in some.geometries]
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        direct(*some._replace(x=some.x[..., :2, :2], geometries=pads))
