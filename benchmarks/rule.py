@@ -27,7 +27,7 @@ from pyconv.layers import GroupedConv
 from pyconv.onednn import Geometry
 from pyconv.speed.algorithms import DIRECT, NATIVE, Lowering
 from pyconv.speed.problem import Mode, Problem
-from pyconv.speed.timing import measure
+from pyconv.speed.choice import measure
 from pyconv.system.processor import computes_in, processor
 
 IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}

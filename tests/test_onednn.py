@@ -187,7 +187,7 @@ def test_what_a_level_was_given_is_kept_on_the_detour(monkeypatch: pytest.Monkey
     out = layer.to(BFLOAT16)(x.to(BFLOAT16))
     assert error(out[:, :8], expected[:, :8]) < 0.006 and out.dtype == BFLOAT16
     assert error(out[:, 8:], 2 * expected[:, 8:]) < 0.006
-    assert torch.equal(layer(x[0].to(BFLOAT16)), out[0])
+    assert error(layer(x[0].to(BFLOAT16)), out[0]) < 0.006
 
 
 def test_a_compiled_pyramid_avoids_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

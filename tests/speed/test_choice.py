@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from pyconv import PyConv2d
 from pyconv.onednn import Geometry, geometry_of
-from pyconv.speed import autotune, choice, table, timing
+from pyconv.speed import autotune, choice, table
 from pyconv.speed.algorithms import DIRECT, NATIVE, Algorithm
 from pyconv.speed.problem import Problem, algorithms_for
 from pyconv.speed.table import Row, nearest, read_table
@@ -130,16 +130,16 @@ def test_what_is_slow_once_stays_in_the_race() -> None:
     """On an accelerator what is hopeless is called no more; one bad round does not make it so."""
     rounds = [[0, 2, 0, 7, 0, 90]] + [[0, 2, 0, 1, 0, 90]] + [[0, 2, 0, 1]] * 3
     clock = iter(accumulate(chain(*rounds))).__next__
-    seconds = timing.race(dict.fromkeys(("usual", "better", "worst"), list), 5, clock, burst=2)
+    seconds = choice.race(dict.fromkeys(("usual", "better", "worst"), list), 5, clock, burst=2)
     assert min(seconds, key=seconds.__getitem__) == "better"
     assert seconds["worst"] == 45
 
 
 def test_depthwise_is_not_for_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {Algorithm(): 3.0, Algorithm("depthwise"): 1.0, Algorithm.parse("tiled:2x2"): 2.0}
-    monkeypatch.setattr(timing, "measure", lambda problem, batch: seconds)
-    assert timing.fastest(HG_LEVEL, 8).name == "depthwise"
-    assert timing.fastest(HG_LEVEL, 8, compiled=True).name == "tiled"
+    monkeypatch.setattr(choice, "measure", lambda problem, batch: seconds)
+    assert choice.fastest(HG_LEVEL, 8).name == "depthwise"
+    assert choice.fastest(HG_LEVEL, 8, compiled=True).name == "tiled"
 
 
 @pytest.fixture

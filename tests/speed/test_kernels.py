@@ -213,10 +213,9 @@ def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_operator_keeps_to_the_rules_of_operators() -> None:
     x, weights, biases, geometries = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
-    padding = [size for geometry in geometries for size in geometry.padding]
-    numbers = ([1, 1], padding, [1, 1], [geometry.groups for geometry in geometries])
+    numbers = [n for g in geometries for n in (g.groups, *g.stride, *g.padding, *g.dilation)]
     for image in (x, x.contiguous()):
-        arguments = (image, weights, biases, *numbers)
+        arguments = (image, weights, biases, numbers)
         rules = ("test_schema", "test_faketensor")
         library.opcheck(torch.ops.pyconv.direct.default, arguments, test_utils=rules)
 

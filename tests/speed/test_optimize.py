@@ -88,7 +88,7 @@ def test_an_example_has_each_level_timed_on_what_it_sees() -> None:
     fast = optimize(model, x)
     apart = sum(isinstance(m, PreparedConv) for m in fast.modules())
     joined = [m for m in fast.modules() if isinstance(m, DirectPyramid)]
-    together = sum(geometry.groups > 1 for m in joined for geometry in m.geometries)
+    together = sum(conv.groups > 1 for m in joined for conv in m.together)
     assert apart + together == grouped(model)
     assert error(fast(x), model(x)) < 1e-5
 
@@ -544,7 +544,7 @@ def test_a_joined_pyramid_is_saved_copied_exported_compiled_and_has_a_gradient(
     with torch.no_grad():
         expected = pyramid(x)
     fast = optimize(pyramid, x)
-    assert isinstance(fast[0], DirectPyramid) and len(fast[0].weights) == 4  # type: ignore[index]
+    assert isinstance(fast[0], DirectPyramid) and len(fast[0].together) == 4  # type: ignore[index]
     buffer, path = io.BytesIO(), tmp_path / "pyramid.pt2"
     torch.save(fast, buffer)
     buffer.seek(0)

@@ -8,9 +8,9 @@ from ..replaceable import FASTER
 from .blocks import basic_block, bottleneck, pyramid, sequence
 from .choice import autotune, pin
 from .guard import guarded
+from .inference import optimize
 from .kernels import disabled
 from .memory import keep_memory
-from .inference import optimize
 
 __all__ = ["autotune", "disabled", "install", "keep_memory", "optimize", "pin"]
 

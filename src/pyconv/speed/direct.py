@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from itertools import accumulate, zip_longest
-from typing import Any, Literal
+from itertools import accumulate, pairwise, zip_longest
+from typing import Literal
 
 import torch
 from torch import Tensor, library
@@ -36,17 +35,9 @@ def direct(
     ``[N, in, H, W]``, levels of ``[out, in / g, *k]`` and ``[out]`` -> ``[N, sum(out), *map]``.
     The levels share stride, dilation and size of their maps.
     """
-    out: Tensor = torch.ops.pyconv.direct(x, weights, biases, *_numbers(geometries))
+    numbers = [n for g in geometries for n in (g.groups, *g.stride, *g.padding, *g.dilation)]
+    out: Tensor = torch.ops.pyconv.direct(x, weights, biases, numbers)
     return out
-
-
-def _numbers(geometries: Sequence[Geometry]) -> tuple[Sequence[int], ...]:
-    """What operators take instead: strides, paddings of all, dilations and groups."""
-    if len({(geometry.stride, geometry.dilation) for geometry in geometries}) > 1:
-        raise ValueError("the levels must share stride and dilation: convolve the others apart")
-    first = geometries[0]
-    padding = [size for geometry in geometries for size in geometry.padding]
-    return first.stride, padding, first.dilation, [geometry.groups for geometry in geometries]
 
 
 def grad_inputs(
@@ -68,8 +59,7 @@ def grad_inputs(
             return found
     rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
     maps = [conv_gradients(g, x, w, geometry, (True, False))[0] for g, w, geometry in rows]
-    total: Tensor = reduce(Tensor.add_, maps)
-    return total
+    return torch.stack(maps).sum(0)
 
 
 def grad_weights(
@@ -178,24 +168,20 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 OPERATORS = library.Library("pyconv", "FRAGMENT")
-OPERATORS.define(
-    "direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] stride, int[] padding, "
-    "int[] dilation, int[] groups) -> Tensor"
-)
+OPERATORS.define("direct(Tensor x, Tensor[] weights, Tensor?[] biases, int[] numbers) -> Tensor")
 
 
-def _geometries(
-    stride: list[int], padding: list[int], dilation: list[int], groups: list[int]
-) -> list[Geometry]:
-    dims = len(stride)
-    return [
-        Geometry(g, tuple(stride), tuple(padding[n * dims : (n + 1) * dims]), tuple(dilation))
-        for n, g in enumerate(groups)
-    ]
+def _geometries(x: Tensor, numbers: Sequence[int]) -> list[Geometry]:
+    """The geometries that :func:`direct` wrote as numbers."""
+    dims = x.dim() - 2
+    ends = [0, 1, 1 + dims, 1 + 2 * dims, 1 + 3 * dims]
+    rows = [numbers[n : n + ends[-1]] for n in range(0, len(numbers), ends[-1])]
+    parts = [[tuple(row[a:b]) for a, b in pairwise(ends)] for row in rows]
+    return [Geometry(groups[0], *others) for groups, *others in parts]
 
 
-def _empty(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
-    size = _map(x, weights[0], _geometries(*numbers)[0])
+def _empty(x: Tensor, weights: Sequence[Tensor], biases: Biases, numbers: Sequence[int]) -> Tensor:
+    size = _map(x, weights[0], _geometries(x, numbers)[0])
     layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
     channels = sum(weight.shape[0] for weight in weights)
     return torch.empty(
@@ -203,23 +189,25 @@ def _empty(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) 
     )
 
 
-def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
-    geometries = _geometries(*numbers)
+def _on_cpu(x: Tensor, weights: Sequence[Tensor], biases: Biases, numbers: Sequence[int]) -> Tensor:
+    geometries = _geometries(x, numbers)
     given = [bias for bias in biases if bias is not None]
     if _may_ask(x, [*weights, *given], geometries):
-        out = _empty(x, weights, biases, *numbers)
+        out = _empty(x, weights, biases, numbers)
         last = x.contiguous(memory_format=torch.channels_last)
         weights = [weight.contiguous() for weight in weights]
         biases = [None if bias is None else bias.contiguous() for bias in biases]
         if _run("forward", last, out, weights, biases, geometries):
             return out
-    return _by_pytorch(x, weights, biases, *numbers)
+    return _by_pytorch(x, weights, biases, numbers)
 
 
-def _by_pytorch(x: Tensor, weights: Sequence[Tensor], biases: Biases, *numbers: Any) -> Tensor:
-    levels = zip(weights, biases, _geometries(*numbers), strict=True)
+def _by_pytorch(
+    x: Tensor, weights: Sequence[Tensor], biases: Biases, numbers: Sequence[int]
+) -> Tensor:
+    levels = zip(weights, biases, _geometries(x, numbers), strict=True)
     maps = [conv(x, weight, bias, geometry) for weight, bias, geometry in levels]
-    return _empty(x, weights, biases, *numbers).copy_(torch.cat(maps, 1))
+    return _empty(x, weights, biases, numbers).copy_(torch.cat(maps, 1))
 
 
 OPERATORS.impl("direct", _on_cpu, "CPU")

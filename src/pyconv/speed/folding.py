@@ -11,18 +11,20 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import _PyConvNd
 from ..onednn import CONVS, Conv
 from .guard import is_overridden
+from .observing import Seen
 
 __all__ = ["fold", "pairs", "replace"]
 
-Calls = Mapping[str, int]  # how often modules are called, by name; empty where nobody knows
+Called = Mapping[str, Seen]  # what an example showed, by the names of modules; empty without one
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
-def pairs(model: nn.Module, called: Calls) -> dict[str, str]:
+def pairs(model: nn.Module, called: Called) -> dict[str, str]:
     """The names of convolutions and of the norms that may be folded into them.
 
     What cannot be traced symbolically is entered part by part, and somebody may call modules inside
@@ -46,7 +48,7 @@ def _shadow(model: nn.Module) -> nn.Module:
 
 def _neighbours(
     model: nn.Module,
-    called: Calls,
+    called: Called,
     prefix: str = "",
 ) -> list[tuple[str, str]]:
     try:
@@ -75,12 +77,11 @@ def _neighbours(
     ]
 
 
-def _is_called_with(called: Calls, prefix: str, *names: str) -> bool:
+def _is_called_with(called: Called, prefix: str, *names: str) -> bool:
     """Whether modules are called as often as the part they lie in, as far as an example shows."""
-    if not prefix or not called:  # asked in this order, for to know takes a call
-        return True
-    part = called[prefix.rstrip(".")]
-    return all(called[prefix + name] == part for name in names)
+    part = called.get(prefix.rstrip("."))
+    seen = [called.get(prefix + name) for name in names]
+    return not prefix or not called or all(part and s and s.calls == part.calls for s in seen)
 
 
 def _tensors(model: nn.Module, *names: str) -> set[int]:
@@ -101,11 +102,11 @@ def _is_read(node: fx.Node) -> bool:
 
 def _inside(
     child: nn.Module,
-    called: Calls,
+    called: Called,
     name: str,
 ) -> list[tuple[str, str]]:
     """The pairs in a part of a module that cannot be traced."""
-    if not isinstance(child, nn.Sequential) or called[name]:
+    if not isinstance(child, nn.Sequential) or name in called:
         return _neighbours(child, called, f"{name}.")
     return [
         (f"{part}.{first}", f"{part}.{second}")
@@ -139,22 +140,20 @@ def foldable(conv: nn.Module, norm: nn.Module) -> bool:
 def fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
     """Move what a batch norm does into the convolution before it, in float64 whatever the dtype."""
     conv, norm = model.get_submodule(conv_name), cast(Any, model.get_submodule(norm_name))
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
     first = 0
     for level in cast(list[Conv], conv.levels if isinstance(conv, _PyConvNd) else [conv]):
-        weight, share = level.weight, slice(first, first + level.out_channels)
-        first += level.out_channels
-        bias = shift[share]
-        if level.bias is not None:
-            bias = bias + level.bias.double() * scale[share]
-        scaled = weight.double() * scale[share].reshape(-1, *(1,) * (weight.dim() - 1))
-        level.weight = nn.Parameter(scaled.to(weight.dtype), requires_grad=False)
-        level.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+        share = slice(first, first + level.out_channels)
+        first = share.stop
+        mean, variance, scale, shift = (
+            cast(Any, None if t is None else t[share].double())
+            for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        )
+        bias = None if level.bias is None else level.bias.double()
+        fused = fuse_conv_bn_weights(
+            level.weight.double(), bias, mean, variance, norm.eps, scale, shift
+        )
+        dtype = level.weight.dtype
+        level.weight, level.bias = (nn.Parameter(t.to(dtype), requires_grad=False) for t in fused)
     replace(model, norm_name, nn.Identity())
 
 

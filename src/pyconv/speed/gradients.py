@@ -106,8 +106,13 @@ class _Convolutions(torch.autograd.Function):
                 grad_ws[n] = gradient
         parts = grad.split(sizes, 1)
         for n, (weight, geometry, _) in enumerate(levels):
+            part, (_, one, other) = parts[n], algorithms[n]
             wanted = (wants_x and n not in by_input, wants[n] and n not in by_weight)
-            a, b = _by_both(parts[n], x, weight, geometry, algorithms[n], wanted)
+            if one != other:  # else both at once
+                a, _ = gradients(part, x, weight, geometry, one, (wanted[0], False))
+                _, b = gradients(part, x, weight, geometry, other, (False, wanted[1]))
+            else:
+                a, b = gradients(part, x, weight, geometry, one, wanted)
             grad_xs += [] if a is None else [a]
             grad_ws[n] = grad_ws[n] if b is None else b
         pixels, wants_bias = [0, *range(2, grad.dim())], wants[len(weights) :]
@@ -118,22 +123,6 @@ class _Convolutions(torch.autograd.Function):
 
 def _without_kernels(algorithms: Algorithms) -> Algorithms:
     return Algorithms(*(NATIVE if each == DIRECT else each for each in algorithms))
-
-
-def _by_both(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    geometry: Geometry,
-    algorithms: Algorithms,
-    wanted: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """As :func:`gradients`, each by its own algorithm; at once where that is the same."""
-    _, one, other = algorithms
-    if one == other:
-        return gradients(grad, x, weight, geometry, one, wanted)
-    grad_x, _ = gradients(grad, x, weight, geometry, one, (wanted[0], False))
-    return grad_x, gradients(grad, x, weight, geometry, other, (False, wanted[1]))[1]
 
 
 def gradients(

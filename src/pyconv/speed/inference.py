@@ -5,30 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..layers import _PyConvNd
-from ..onednn import Conv, geometry_of
+from ..onednn import CONVS, Conv, geometry_of
 from ..system.processor import computes_in
 from .algorithms import Algorithm
-from .choice import pinned
+from .choice import fastest, pinned, race
 from .direct import fits
 from .folding import fold, pairs, replace
 from .guard import is_overridden
-from .observing import Called, Seen, is_grouped, observe
+from .observing import Seen, observe
 from .prepared import (
     Convert,
-    ConvertBack,
     DirectPyramid,
     Frozen,
     PreparedConv,
 )
-from .problem import ones, problem_of
+from .problem import Problem, ones, problem_of
 from .table import nearest, table_of
-from .timing import fastest, race
 
 __all__ = ["optimize"]
 
@@ -75,26 +73,21 @@ def optimize(
     on = next((p.device.type for p in fast.parameters()), "cpu")
     if asked is not None and not computes_in(on, asked):
         dtype = torch.float32  # faster, and nearer to the truth
-    example = None if example_inputs is None else _tuple(example_inputs)
-    called = Called(fast, example)
-    for conv_name, norm_name in pairs(fast, called).items():
+    seen: dict[str, Seen] = {}
+    if example_inputs is not None:
+        own = Convert(next((p.dtype for p in fast.parameters() if p.is_floating_point()), None))
+        one = isinstance(example_inputs, Tensor)
+        seen = observe(fast, own.all((example_inputs,) if one else tuple(example_inputs)))
+    for conv_name, norm_name in pairs(fast, seen).items():
         fold(fast, conv_name, norm_name)
-    convert = _lay_out(fast, dtype)
-    if example is None:
-        fast = _prepare_grouped(fast, {}, compile)
-    else:
-        fast = _choose_by(convert.all(example), fast, compile)
-    back = ConvertBack(asked if dtype is not None and dtype != asked else None)
+    convert = _lay_out(fast, dtype, asked)
+    fast = _choose(fast, {name: _laid_out(each, dtype) for name, each in seen.items()}, compile)
     if compile:
-        return Frozen(fast, convert, back).eval()
+        return Frozen(fast, convert).eval()
     fast.register_forward_pre_hook(convert, with_kwargs=True)
-    if back.dtype is not None:
-        fast.register_forward_hook(back)
+    if convert.outputs is not None:
+        fast.register_forward_hook(convert.back)
     return fast.eval()
-
-
-def _tuple(inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -104,8 +97,8 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
-def _lay_out(model: nn.Module, dtype: torch.dtype | None) -> Convert:
-    """Bring weights to a dtype and to channels-last; what brings inputs there."""
+def _lay_out(model: nn.Module, dtype: torch.dtype | None, asked: torch.dtype | None) -> Convert:
+    """Bring weights to a dtype and to channels-last; what does so with inputs, and outputs back."""
     if dtype is not None:
         model.to(dtype)
     flat = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
@@ -113,37 +106,54 @@ def _lay_out(model: nn.Module, dtype: torch.dtype | None) -> Convert:
         # With one channel both layouts are one, which torch.compile confuses when it freezes.
         if module.in_channels > 1:
             module.to(memory_format=torch.channels_last)
-    return Convert(dtype, images=bool(flat))
+    outputs = asked if dtype is not None and dtype != asked else None
+    return Convert(dtype, bool(flat), outputs)
 
 
-def _prepare_grouped(model: nn.Module, seen: Mapping[str, Seen], compiled: bool) -> nn.Module:
-    """Every grouped convolution by its best algorithm: timed on what was seen, or by the table."""
-    timed: dict[Seen, Algorithm] = {}
-    for name, module in list(model.named_modules()):
-        if is_grouped(module):
-            algorithm = _decide(module, seen.get(name), timed, compiled)
-            model = replace(model, name, PreparedConv(module, algorithm))
-    return model
+def _laid_out(seen: Seen, dtype: torch.dtype | None) -> Seen:
+    """What was seen of a module, once the model is in its dtype and layout."""
+    problem = seen.problem
+    if problem is None:
+        return seen
+    last = len(problem.kernel) == 2 and problem.in_channels > 1
+    dtype = problem.dtype if dtype is None else dtype
+    return seen._replace(problem=problem._replace(channels_last=last, dtype=dtype))
 
 
 @torch.no_grad()
-def _choose_by(inputs: tuple[Any, ...], model: nn.Module, compiled: bool) -> nn.Module:
-    """All that is timed on an example: grouped convolutions, and pyramids as a whole."""
+def _choose(model: nn.Module, seen: Mapping[str, Seen], compiled: bool) -> nn.Module:
+    """Grouped convolutions by their best algorithm, and pyramids in one pass where that is faster.
+
+    Timed on what was seen of them, else by the table.
+    """
     pyramids = _joinable(model)
-    seen = observe(model, inputs, {name: levels[0] for name, levels in pyramids.items()})
-    model = _prepare_grouped(model, seen, compiled)
+    timed: dict[tuple[Problem, int], Algorithm] = {}
+    for name, module in list(model.named_modules()):
+        if _is_grouped(module):
+            algorithm = _decide(module, seen.get(name), timed, compiled)
+            model = replace(model, name, PreparedConv(module, algorithm))
     apart: dict[Hashable, int] = {}  # how many levels are best left out of the one pass
-    for name in [name for name in pyramids if name in seen]:
-        joint = _join(model.get_submodule(name), pyramids[name], seen[name], apart)
-        if joint is not None:
-            model = replace(model, name, joint)
+    for name, levels in pyramids.items():
+        first = seen.get(next(iter(levels)))
+        if first is not None and first.problem is not None:
+            joint = _join(model.get_submodule(name), [*levels.values()], first, apart)
+            model = model if joint is None else replace(model, name, joint)
     return model
 
 
-def _joinable(model: nn.Module) -> dict[str, list[Conv]]:
+def _is_grouped(module: nn.Module) -> TypeGuard[Conv]:
+    """A level, or a convolution of the user's own; not one that may compute otherwise."""
+    if type(module) not in CONVS or is_overridden(module):
+        return False
+    conv = cast(Conv, module)
+    return conv.groups > 1 and not isinstance(conv.padding, str)
+
+
+def _joinable(model: nn.Module) -> dict[str, dict[str, Conv]]:
     """The levels of pyramids that are nothing but plain convolutions and a concatenation."""
+    names = {module: name for name, module in model.named_modules()}
     return {
-        name: cast(list[Conv], list(module.levels))
+        name: {names[level]: cast(Conv, level) for level in module.levels}
         for name, module in model.named_modules()
         if isinstance(module, _PyConvNd)
         and type(module).forward is _PyConvNd.forward
@@ -160,22 +170,23 @@ def _pads_with_zeros(conv: nn.Module) -> bool:
 def _decide(
     conv: Conv,
     seen: Seen | None,
-    timed: dict[Seen, Algorithm],
+    timed: dict[tuple[Problem, int], Algorithm],
     compiled: bool,
 ) -> Algorithm:
     """The algorithm pinned, or the fastest on what was seen, or what the table says."""
     pin = pinned(conv)
     if pin is not None:
         return pin
-    if seen is None:
+    if seen is None or seen.problem is None:
         map_unknown = conv.weight.new_empty(1, conv.in_channels, *(0,) * len(conv.stride))
         layout = torch.channels_last if map_unknown.dim() == 4 else torch.contiguous_format
         x = map_unknown.contiguous(memory_format=layout)
         problem = problem_of(x, conv.weight, geometry_of(conv), "prepared")
         return nearest(problem, table_of(problem.device))
-    if seen not in timed:
-        timed[seen] = fastest(*seen, compiled)
-    return timed[seen]
+    key = seen.problem, seen.images
+    if key not in timed:
+        timed[key] = fastest(*key, compiled)
+    return timed[key]
 
 
 def _join(
@@ -187,11 +198,13 @@ def _join(
     """The pyramid with its levels in one pass, all or all grouped ones; None if it is faster."""
     if any(pinned(conv) for conv in convs):
         return None  # pinned
-    problem, batch = seen
+    problem, batch = seen.problem, seen.images
+    assert problem is not None
     levels = list(cast(_PyConvNd, pyramid).levels)
     x = ones(problem, batch, problem.in_channels, *problem.size)
     shapes = tuple((conv.weight.shape, geometry_of(conv)) for conv in convs)
-    if (seen, shapes) not in apart:
+    key = problem, batch, shapes
+    if key not in apart:
         grouped = [n for n, conv in enumerate(convs) if conv.groups > 1]
         choices: dict[int, Callable[[], object]] = {}
         for first in {0, min(grouped, default=0)}:
@@ -200,8 +213,8 @@ def _join(
                 choices[first] = partial(DirectPyramid(levels[:first], convs[first:]), x)
         choices[len(levels)] = partial(pyramid, x)
         times = race(choices)
-        apart[seen, shapes] = min(times, key=times.__getitem__)
-    first = apart[seen, shapes]
+        apart[key] = min(times, key=times.__getitem__)
+    first = apart[key]
     if first == len(levels):
         return None
     return DirectPyramid(levels[:first], convs[first:])

@@ -71,11 +71,12 @@ def _has_statistics(norm: nn.BatchNorm2d) -> bool:
     )
 
 
-def _call(entry: str, x: Tensor, tensors: dict[str, Tensor | None], **numbers: Any) -> None:
-    pointers = {name: t.data_ptr() for name, t in tensors.items() if t is not None}
+def _call(entry: str, x: Tensor, **values: Any) -> None:
+    """Call a kernel; tensors are passed by where they lie."""
+    values = {k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in values.items()}
     channels, threads = x.shape[1], torch.get_num_threads()
     shape = {"rows": x.numel() // channels, "channels": channels, "threads": threads}
-    kernels.run(entry, x.dtype, kernels.Norm(x=x.data_ptr(), **shape, **pointers, **numbers))
+    kernels.run(entry, x.dtype, kernels.Norm(x=x.data_ptr(), **shape, **values))
 
 
 class _NormAddRelu(torch.autograd.Function):
@@ -93,23 +94,14 @@ class _NormAddRelu(torch.autograd.Function):
             norm.num_batches_tracked.add_(1)
         if shortcut is not None:
             shortcut = shortcut.contiguous(memory_format=torch.channels_last)
-        out = torch.empty_like(x)
-        mean, deviation = torch.empty_like(weight), torch.empty_like(weight)
-        tensors = {
-            "shortcut": shortcut,
-            "out": out,
-            "weight": weight,
-            "bias": bias,
-            "mean": mean,
-            "deviation": deviation,
-            "running_mean": norm.running_mean,
-            "running_variance": norm.running_var,
-        }
-        _call("norm_forward", x, tensors, relu=relu, epsilon=norm.eps, momentum=norm.momentum)
+        out, mean, deviation = (torch.empty_like(t) for t in (x, weight, weight))
+        running = {"running_mean": norm.running_mean, "running_variance": norm.running_var}
+        kept = {"weight": weight, "bias": bias, "mean": mean, "deviation": deviation}
+        numbers = {"relu": relu, "epsilon": norm.eps, "momentum": norm.momentum}
+        _call("norm_forward", x, shortcut=shortcut, out=out, **running, **kept, **numbers)
         ctx.relu, ctx.epsilon = relu, norm.eps
         # What the ReLU lets through is seen from x again, but for a sum, from the result.
-        seen = out if relu and shortcut is not None else None
-        ctx.save_for_backward(x, weight, bias, mean, deviation, seen)
+        ctx.save_for_backward(x, *kept.values(), out if relu and shortcut is not None else None)
         return out
 
     @staticmethod
@@ -124,19 +116,9 @@ class _NormAddRelu(torch.autograd.Function):
         grad_x, grad_weight, grad_bias = (torch.empty_like(t) for t in (x, weight, bias))
         # Of a sum without a ReLU the gradient goes through as it is.
         grad_shortcut = None if out is None else torch.empty_like(x)
-        tensors = {
-            "grad": grad,
-            "out": out,
-            "grad_x": grad_x,
-            "grad_shortcut": grad_shortcut,
-            "weight": weight,
-            "bias": bias,
-            "mean": mean,
-            "deviation": deviation,
-            "grad_weight": grad_weight,
-            "grad_bias": grad_bias,
-        }
-        _call("norm_backward", x, tensors, relu=ctx.relu)
+        grads = {"grad_weight": grad_weight, "grad_bias": grad_bias, "grad_shortcut": grad_shortcut}
+        kept = {"weight": weight, "bias": bias, "mean": mean, "deviation": deviation}
+        _call("norm_backward", x, grad=grad, out=out, grad_x=grad_x, relu=ctx.relu, **grads, **kept)
         if ctx.needs_input_grad[3] and grad_shortcut is None:
             grad_shortcut = grad
         return grad_x, grad_weight, grad_bias, grad_shortcut, None, None

@@ -14,13 +14,12 @@ from torch.utils._pytree import tree_map_only
 
 from ..onednn import Conv, Geometry, geometry_of
 from .algorithms import NATIVE, Algorithm, apply, prepare, restore
-from .convolution import conv as convolve
+from .convolution import conv
 from .direct import direct
 from .guard import is_recorded, is_transformed
 
 __all__ = [
     "Convert",
-    "ConvertBack",
     "DirectPyramid",
     "Frozen",
     "PreparedConv",
@@ -86,26 +85,21 @@ class DirectPyramid(nn.Module):
     ``[N, in, H, W]`` -> ``[N, sum(out), H / stride, W / stride]``.
     """
 
-    def __init__(self, levels: Sequence[nn.Module], plain: Sequence[Conv]) -> None:
+    def __init__(self, levels: Sequence[nn.Module], together: Sequence[Conv]) -> None:
         super().__init__()
         self.apart = nn.ModuleList(levels)  # the first ones of the pyramid
-        self.weights = nn.ParameterList(
-            nn.Parameter(conv.weight.contiguous(), requires_grad=False) for conv in plain
-        )
-        self.biases = nn.ParameterList(
-            nn.Parameter(_bias(conv), requires_grad=False) for conv in plain
-        )
-        self.geometries = [geometry_of(conv) for conv in plain]
+        self.together = nn.ModuleList(together)
 
     def forward(self, x: Tensor) -> Tensor:
-        together = _convolve_together(x, list(self.weights), list(self.biases), self.geometries)
-        if not self.apart:
-            return together
-        return torch.cat([*(level(x) for level in self.apart), together], -3)
+        convs: Any = self.together
+        weights, biases = [conv.weight for conv in convs], [conv.bias for conv in convs]
+        together = _convolve_together(x, weights, biases, [geometry_of(conv) for conv in convs])
+        maps = [level(x) for level in self.apart]
+        return torch.cat([*maps, together], -3) if maps else together
 
 
 def _convolve_together(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], geometries: list[Geometry]
+    x: Tensor, weights: list[Tensor], biases: list[Tensor | None], geometries: list[Geometry]
 ) -> Tensor:
     """By the kernels, where they may run, else one after the other."""
     if x.dim() < 4:
@@ -113,7 +107,7 @@ def _convolve_together(
     if _may_run_kernels(x):
         return direct(x, weights, biases, geometries)
     levels = zip(weights, biases, geometries, strict=True)
-    return torch.cat([convolve(x, *level) for level in levels], 1)
+    return torch.cat([conv(x, *level) for level in levels], 1)
 
 
 def _may_run_kernels(x: Tensor) -> bool:
@@ -125,18 +119,12 @@ def _may_run_kernels(x: Tensor) -> bool:
     )
 
 
-def _bias(conv: Conv) -> Tensor:
-    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
-
-
 class Frozen(nn.Module):
     """A module run through ``torch.compile`` with its weights frozen; also after loading it."""
 
-    def __init__(self, module: nn.Module, convert: Convert, back: ConvertBack) -> None:
+    def __init__(self, module: nn.Module, convert: Convert) -> None:
         super().__init__()
-        self.module = module
-        self.convert = convert
-        self.back = back
+        self.module, self.convert = module, convert
         self._renew()
 
     def _renew(self) -> None:
@@ -147,7 +135,7 @@ class Frozen(nn.Module):
         self.freezes = not (
             self.on_cpu and any(p.dtype == torch.float64 for p in self.module.parameters())
         )
-        self._run = _compiled(self.module, self.back)
+        self._run = _compiled(self.module, self.convert)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_run"}
@@ -180,7 +168,7 @@ class Frozen(nn.Module):
             return self._run(*self.convert.all(inputs), **self.convert.all(options))
 
 
-def _compiled(module: nn.Module, back: ConvertBack) -> Callable[..., Any]:
+def _compiled(module: nn.Module, convert: Convert) -> Callable[..., Any]:
     """``module``, compiled when first called, as a function with code of its own.
 
     PyTorch keeps its programs with the code that they were made of, eight at most, and for each
@@ -188,7 +176,7 @@ def _compiled(module: nn.Module, back: ConvertBack) -> Callable[..., Any]:
     """
 
     def run(*inputs: Any, **options: Any) -> Any:
-        return back.all(module(*inputs, **options))
+        return convert.back(module, inputs, module(*inputs, **options))
 
     code = run.__code__.replace(co_name=f"frozen_{next(_numbers)}")
     own = FunctionType(code, globals(), closure=run.__closure__)
@@ -201,29 +189,40 @@ _numbers = count()
 
 
 class Convert:
-    """A forward pre-hook: brings floating inputs, nested as well, to a dtype and layout."""
+    """Brings floating inputs and outputs, nested ones as well, to a dtype, and images to a layout.
 
-    def __init__(self, dtype: torch.dtype | None, images: bool) -> None:
-        self.dtype = dtype
-        self.images = images
+    Called as a forward pre-hook and, by :meth:`back`, as a forward hook.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype | None = None,
+        images: bool = False,  # whether those are to lie channels-last
+        outputs: torch.dtype | None = None,
+    ) -> None:
+        self.dtype, self.images, self.outputs = dtype, images, outputs
 
     def __call__(
         self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self.all(inputs), self.all(options)
 
+    def back(self, module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        if self.outputs is None:
+            return outputs
+        return tree_map_only(Tensor, Convert(self.outputs).one, outputs)
+
     def all(self, inputs: Any) -> Any:
         """The same with its tensors converted; what holds none to convert is the very object."""
         if isinstance(inputs, Tensor):
             return self.one(inputs)
-        if type(inputs) in (tuple, list):
-            converted = [self.all(each) for each in inputs]
-            same = all(new is old for new, old in zip(converted, inputs, strict=True))
-            return inputs if same else type(inputs)(converted)
-        if type(inputs) is dict and inputs:
-            by_name = {name: self.all(each) for name, each in inputs.items()}
-            return inputs if all(by_name[name] is inputs[name] for name in inputs) else by_name
-        return inputs
+        if type(inputs) not in (tuple, list, dict):
+            return inputs
+        old = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+        new = [self.all(each) for each in old]
+        if all(a is b for a, b in zip(new, old, strict=True)):
+            return inputs
+        return dict(zip(inputs, new, strict=True)) if type(inputs) is dict else type(inputs)(new)
 
     def one(self, x: Tensor) -> Tensor:
         if not x.is_floating_point():
@@ -232,20 +231,3 @@ class Convert:
         if self.images and x.dim() == 4 and x.shape[1] > 1:
             return x.contiguous(memory_format=torch.channels_last)
         return x
-
-
-class ConvertBack:
-    """A forward hook: brings floating outputs to a dtype; None leaves them as they are."""
-
-    def __init__(self, dtype: torch.dtype | None) -> None:
-        self.dtype = dtype
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> Any:
-        return self.all(outputs)
-
-    def all(self, outputs: Any) -> Any:
-        if self.dtype is None:
-            return outputs
-        return tree_map_only(
-            Tensor, lambda x: x.to(self.dtype) if x.is_floating_point() else x, outputs
-        )
