@@ -37,8 +37,7 @@ from pairs import alternate, ratio
 from torch import Tensor, nn
 
 from pyconv import get_model, list_models, optimize
-from pyconv.layers import pin
-from pyconv.speed import kernels
+from pyconv.speed import kernels, pin
 from pyconv.system.processor import computes_in
 
 MODELS = ("pyconvresnet50", "pyconvhgresnet50")
@@ -275,7 +274,7 @@ def memory(name: str, how: str, dtype: str, args: argparse.Namespace) -> float:
     """Peak resident MiB of a fresh process while the model runs, above those before it.
 
     What is loaded was timed and saved by another process: the one that times keeps what PyTorch
-    compiled for the ways that were not chosen.
+    compiled for the algorithms that were not chosen.
     """
     with tempfile.TemporaryDirectory() as folder:
         numbers = {"batch": args.batch[0], "size": args.size, "threads": torch.get_num_threads()}

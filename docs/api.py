@@ -10,37 +10,28 @@ import inspect
 import re
 from pathlib import Path
 
-ROOMS = {
+PACKAGES = {
     "pyconv": "What `import pyconv` gives",
-    "speed": "How it is computed",
+    "pyconv.speed": "How it is computed",
     "pyconv.weights.checkpoint": "Reading checkpoints",
     "pyconv.weights.drive": "Downloading",
     "pyconv.data": "Images and preprocessing",
     "pyconv.evaluate": "Evaluation",
     "pyconv.train": "Training",
 }
-# Of rooms with little else for users.
-NAMES = {
-    "speed": [
-        "pyconv.layers.pin",
-        "pyconv.speed.kernels.disabled",
-        "pyconv.speed.memory.keep_memory",
-    ]
-}
 
 
-def names(room: str) -> list[str]:
-    """The public names of a room, dotted and in order."""
-    if room in NAMES:
-        return NAMES[room]
+def names(package: str) -> list[str]:
+    """The public names of a package, dotted and in order."""
     return [
-        f"{room}.{name}" for name in sorted(importlib.import_module(room).__all__, key=str.lower)
+        f"{package}.{name}"
+        for name in sorted(importlib.import_module(package).__all__, key=str.lower)
     ]
 
 
-def section(room: str, title: str) -> list[str]:
+def section(package: str, title: str) -> list[str]:
     lines = [f"## {title}", "", "| name | |", "|---|---|"]
-    for dotted in names(room):
+    for dotted in names(package):
         module, _, name = dotted.rpartition(".")
         thing = getattr(importlib.import_module(module), name)
         if name == "main" or not thing.__doc__:
@@ -58,7 +49,7 @@ def page() -> str:
         "The first paragraph of each docstring; `help(name)` has the rest.",
         "",
     ]
-    return "\n".join(head + [line for row in ROOMS.items() for line in section(*row)])
+    return "\n".join(head + [line for row in PACKAGES.items() for line in section(*row)])
 
 
 if __name__ == "__main__":

@@ -208,7 +208,9 @@ def test_traced_exported_copied_and_pickled_models_compute_the_same(model: type[
             "pickle": pickle.loads(pickle.dumps(network)),
         }
         for name, twin in twins.items():
-            torch.testing.assert_close(twin(x), expected, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                twin(x), expected, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 def test_exported_models_take_any_batch() -> None:

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize
+from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, models, optimize
 from pyconv import pyconvresnet_tiny as tiny
 from pyconv.evaluate.__main__ import main as pyconv_eval
 from pyconv.onednn import CONVS
@@ -654,11 +655,12 @@ def test_a_joined_pyramid_follows_autocast() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "short"])
-def test_a_network_of_a_users_own(name: str) -> None:
-    register = importlib.import_module("own_networks")  # registers both
-    model = settled(get_model(name, num_classes=3))
+def test_a_network_of_a_users_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
+    monkeypatch.delitem(sys.modules, "own_networks", raising=False)
+    model = settled(get_model(f"own_networks:{name}", num_classes=3))
     x = torch.randn(2, 1, 32, 32)
-    assert register and error(optimize(model, x)(x), model(x)) < 1e-5
+    assert error(optimize(model, x)(x), model(x)) < 1e-5
     backbone = Backbone(model, (1, 2)).eval()  # type: ignore[arg-type]
     fast = optimize(backbone, x)(x)
     for key, value in backbone(x).items():

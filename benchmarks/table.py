@@ -1,12 +1,12 @@
-"""Measure which lowering suits which shape, and write what ``pyconv.rule`` reads.
+"""Measure which algorithm suits which shape, and write the tables that ``pyconv.speed`` reads.
 
-    python benchmarks/rule.py                  # writes src/pyconv/rules/ for this kind of processor
-    python benchmarks/rule.py --device cuda    # for this kind of GPU
+    python benchmarks/table.py                # for this kind of processor
+    python benchmarks/table.py --device cuda  # for this kind of GPU
 
 Takes every grouped level of the zoo (a depth repeats the shapes of another, so the 50-layer
 networks and the tiny one stand for all), in float32 and, where the processor has arithmetic for
 it, bfloat16, both layouts, in training, in inference and prepared, on one thread: ten minutes. On
-a GPU for few images and for many, as its kernels are chosen by default (``cudnn.benchmark`` off).
+a GPU for 64 images, as its kernels are chosen by default (``cudnn.benchmark`` off).
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from pathlib import Path
 
 import torch
 from machine import describe
+from torch import nn
 
 import pyconv
 from pyconv import get_model
-from pyconv.layers import GroupedConv
-from pyconv.onednn import Geometry
-from pyconv.speed.algorithms import DIRECT, NATIVE, Lowering
-from pyconv.speed.problem import Mode, Problem
+from pyconv.onednn import geometry_of
+from pyconv.speed.algorithms import DIRECT, NATIVE, Algorithm
 from pyconv.speed.choice import measure
+from pyconv.speed.problem import Mode, Problem
 from pyconv.system.processor import computes_in, processor
 
 IMAGES = {"pyconvresnet50": (3, 224, 224), "pyconvhgresnet50": (3, 224, 224)}
 IMAGES["pyconvresnet_tiny"] = (1, 28, 28)
 MODES: tuple[Mode, ...] = ("forward", "prepared", "grad_input", "grad_weight")
-BATCHES = {"cpu": (4,), "cuda": (8, 64)}
-MARGIN = 0.9  # of native's time: what another way must stay under, so that it never costs
+BATCH = {"cpu": 4, "cuda": 64}
+MARGIN = 0.9  # of native's time: what another algorithm must stay under, so that it never costs
 # Milliseconds that it must save on a GPU: it takes its processor longer to tell it more, and where
 # the network is small that is what all wait for.
 WORTH: dict[Mode, float] = {"forward": 0.1, "prepared": 0.0, "grad_input": 0.2, "grad_weight": 0.2}
 
 
 @cache
-def levels(name: str) -> list[tuple[GroupedConv, int]]:
+def levels(name: str) -> list[tuple[nn.Conv2d, int]]:
     """Every grouped level of a network with the size of the map that it sees."""
-    found: list[tuple[GroupedConv, int]] = []
+    found: list[tuple[nn.Conv2d, int]] = []
     model = get_model(name).eval()
     for module in model.modules():
-        if isinstance(module, GroupedConv):
+        if type(module) is nn.Conv2d and module.groups > 1:
             module.register_forward_pre_hook(lambda m, args: found.append((m, args[0].shape[-1])))
     with torch.no_grad():
         model(torch.zeros(1, *IMAGES[name]))
@@ -61,7 +61,7 @@ def problems(dtype: torch.dtype, channels_last: bool, mode: Mode, device: str) -
                 in_channels=level.in_channels,
                 out_channels=level.out_channels,
                 kernel=level.kernel_size,
-                geometry=Geometry(level.groups, level.stride, level.padding, level.dilation),
+                geometry=geometry_of(level),
                 size=(size, size),
                 dtype=dtype,
                 channels_last=channels_last,
@@ -74,7 +74,7 @@ def problems(dtype: torch.dtype, channels_last: bool, mode: Mode, device: str) -
     )
 
 
-def fastest(times: dict[Lowering, float], worth: float) -> Lowering:
+def fastest(times: dict[Algorithm, float], worth: float) -> Algorithm:
     best = min(times, key=times.__getitem__)
     is_worth_it = times[best] <= min(MARGIN * times[NATIVE], times[NATIVE] - worth)
     return best if is_worth_it else NATIVE
@@ -84,9 +84,9 @@ def row(problem: Problem, batch: int, rounds: int) -> list[object]:
     clock = time.thread_time if problem.device == "cpu" else time.perf_counter
     times = measure(problem, batch, rounds, clock)
     worth = 0.0 if problem.device == "cpu" else 1e-3 * WORTH[problem.mode]
-    without = {way: seconds for way, seconds in times.items() if way != DIRECT}
+    without = {one: seconds for one, seconds in times.items() if one != DIRECT}
     best, otherwise = fastest(times, worth), fastest(without, worth)
-    ways = [str(best)] if best == otherwise else [str(best), str(otherwise)]
+    names = [str(best)] if best == otherwise else [str(best), str(otherwise)]
     ratio = times[NATIVE] / times[best] if best != NATIVE else 1.0
     geometry, kernel, size = problem.geometry, problem.kernel[0], problem.size[0]
     print(
@@ -97,7 +97,7 @@ def row(problem: Problem, batch: int, rounds: int) -> list[object]:
     )
     shape = (problem.inputs, problem.outputs, problem.kernel[0], problem.geometry.stride[0])
     groups = [] if problem.device == "cpu" else [problem.geometry.groups]
-    return [*shape, problem.size[0], *groups, *ways]
+    return [*shape, problem.size[0], *groups, *names]
 
 
 def write(file: Path, table: dict[str, list[list[object]]]) -> None:
@@ -114,25 +114,20 @@ def write(file: Path, table: dict[str, list[list[object]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--file", type=Path, help="default: where the library reads it")
-    parser.add_argument("--device", choices=BATCHES, default="cpu")
+    parser.add_argument("--device", choices=BATCH, default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
     name = processor(args.device)
-    file = args.file or Path(pyconv.__file__).parent / "rules" / f"{name}.json"
+    file = args.file or Path(pyconv.__file__).parent / "speed" / "tables" / f"{name}.json"
     table: dict[str, list[list[object]]] = {}
     computes = partial(computes_in, args.device)
     dtypes = filter(computes, (torch.float32, torch.bfloat16))
-    batches = BATCHES[args.device]
-    for dtype, channels_last, mode, batch in product(dtypes, (True, False), MODES, batches):
-        if mode == "prepared" and batch < batches[-1]:
-            continue  # nobody knows for how many images it will be
-        layout = "channels_last" if channels_last else "contiguous"
-        words = [str(dtype).removeprefix("torch."), layout, mode]
-        key = " ".join(words + [str(batch)] * (args.device != "cpu"))
-        print(f"\n{key}")
+    for dtype, channels_last, mode in product(dtypes, (True, False), MODES):
         posed = problems(dtype, channels_last, mode, args.device)
-        table[key] = [row(problem, batch, args.rounds) for problem in posed]
+        key = posed[0].table_key
+        print(f"\n{key}")
+        table[key] = [row(problem, BATCH[args.device], args.rounds) for problem in posed]
         write(file, table)
 
 
