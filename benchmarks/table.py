@@ -86,7 +86,6 @@ def row(problem: Problem, batch: int, rounds: int) -> list[object]:
     worth = 0.0 if problem.device == "cpu" else 1e-3 * WORTH[problem.mode]
     without = {one: seconds for one, seconds in times.items() if one != DIRECT}
     best, otherwise = fastest(times, worth), fastest(without, worth)
-    names = [str(best)] if best == otherwise else [str(best), str(otherwise)]
     ratio = times[NATIVE] / times[best] if best != NATIVE else 1.0
     geometry, kernel, size = problem.geometry, problem.kernel[0], problem.size[0]
     print(
@@ -96,8 +95,8 @@ def row(problem: Problem, batch: int, rounds: int) -> list[object]:
         flush=True,
     )
     shape = (problem.inputs, problem.outputs, problem.kernel[0], problem.geometry.stride[0])
-    groups = [] if problem.device == "cpu" else [problem.geometry.groups]
-    return [*shape, problem.size[0], *groups, *names]
+    groups = None if problem.device == "cpu" else problem.geometry.groups
+    return [*shape, problem.size[0], groups, str(best), str(otherwise)]
 
 
 def write(file: Path, table: dict[str, list[list[object]]]) -> None:

@@ -83,7 +83,7 @@ def test_the_table_of_a_gpu_is_for_rounded_numbers() -> None:
 @compiled
 def test_levels_of_few_inputs_go_forwards_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also behind a dense level, as in PyConvResNet; where the kernels are known to pay."""
-    known = {"float32 channels_last grad_weight": [Row.of([8, 2, 7, 1, 56, "direct", "native"])]}
+    known = {"float32 channels_last grad_weight": [Row(8, 2, 7, 1, 56, None, DIRECT, NATIVE)]}
     monkeypatch.setitem(table.TABLES, "cpu", known)
     choice._known.cache_clear()
     try:

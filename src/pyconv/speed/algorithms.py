@@ -29,25 +29,6 @@ from .convolution import conv, is_channels_last
 from .direct import direct
 from .guard import is_recorded, is_transformed
 
-__all__ = [
-    "DEPTHWISE",
-    "DIRECT",
-    "NATIVE",
-    "Algorithm",
-    "Algorithms",
-    "apply",
-    "collect",
-    "compute",
-    "crop",
-    "group_sums",
-    "pad_end",
-    "pointwise_geometry",
-    "prepare",
-    "restore",
-    "tile_map",
-    "tiling",
-]
-
 Name = Literal["native", "blocked", "tiled", "depthwise", "direct"]
 FORM = re.compile(
     r"native|depthwise|direct|blocked:merge=(?P<merged>\d+)"

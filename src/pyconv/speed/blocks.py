@@ -22,8 +22,6 @@ from .gradients import convolve
 from .guard import is_large_map
 from .norms import norm_add_relu
 
-__all__ = ["basic_block", "bottleneck", "pyramid", "sequence"]
-
 
 def pyramid(layer: _PyConvNd, x: Tensor) -> Any:  # a tensor, or NotImplemented
     """A pyramid: in training on the CPU all levels at once, else each by its own algorithm."""

@@ -8,7 +8,7 @@ import operator
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -30,17 +30,6 @@ from .direct import Task
 from .gradients import gradients
 from .problem import Problem, algorithms_for, are_direct, layout_of, ones, problem_of
 from .table import is_exact, nearest, table_of
-
-__all__ = [
-    "autotune",
-    "choose",
-    "choose_all",
-    "fastest",
-    "measure",
-    "pin",
-    "pinned",
-    "race",
-]
 
 Runner = TypeVar("Runner")
 
@@ -77,7 +66,7 @@ def pinned(level: Conv) -> Algorithm | None:
     return found
 
 
-class autotune:  # a verb, as torch.no_grad is
+class autotune(AbstractContextManager[None]):  # a verb, as torch.no_grad is
     """Time the algorithms once per shape, on the spot, instead of asking the table.
 
     ``pyconv.speed.autotune(True)`` switches it on for good; ``with autotune():`` for a while.
@@ -89,15 +78,7 @@ class autotune:  # a verb, as torch.no_grad is
         self.before = autotune.enabled
         autotune.enabled = enabled
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         autotune.enabled = self.before
 
 

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from ..onednn import Geometry, computed_in, right_dtype
 
-__all__ = ["conv", "conv_gradients", "is_channels_last"]
-
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """``[N, in, *size]``, ``[out, in / g, *k]``, ``[out]`` -> ``[N, out, *map]``."""

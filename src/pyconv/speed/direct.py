@@ -18,8 +18,6 @@ from . import kernels
 from .convolution import conv, conv_gradients
 from .kernels import DTYPES
 
-__all__ = ["Task", "direct", "fits", "grad_inputs", "grad_weights"]
-
 Biases = Sequence[Tensor | None]
 Task = Literal["forward", "grad_weight", "grad_input"]  # an entry of the kernels each
 

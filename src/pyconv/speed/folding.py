@@ -1,24 +1,65 @@
-"""What follows a convolution: found in the graph of a model, and folded into it."""
+"""Norms folded into the convolutions before them, and what an example shows of a model."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..layers import _PyConvNd
-from ..onednn import CONVS, Conv
+from ..onednn import CONVS, Conv, geometry_of
 from .guard import is_overridden
-from .observing import Seen
+from .problem import Problem, problem_of
 
-__all__ = ["fold", "pairs", "replace"]
+
+class Seen(NamedTuple):
+    """A module while the example ran."""
+
+    calls: int  # how often it was called
+    problem: Problem | None = None  # of a convolution, when it was called first
+    images: int = 0
+
+
+@torch.no_grad()
+def observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Seen]:
+    """Run a model on inputs, and tell of each module, by its name, what was seen of it."""
+    seen: dict[str, Seen] = {}
+
+    def note(name: str, module: nn.Module, args: Any, options: dict[str, Any]) -> None:
+        if name in seen:
+            seen[name] = seen[name]._replace(calls=seen[name].calls + 1)
+            return
+        seen[name] = Seen(1)
+        given = [x for x in (*args, *options.values()) if isinstance(x, Tensor)]
+        if not given or not isinstance(module, CONVS) or isinstance(module.padding, str):
+            return
+        x = given[0]
+        if module.padding_mode != "zeros":
+            x = F.pad(x, list(module._reversed_padding_repeated_twice), module.padding_mode)
+        if x.dim() == module.weight.dim():
+            problem = problem_of(x, module.weight, geometry_of(module), "prepared")
+            seen[name] = Seen(1, problem, x.shape[0])
+
+    handles = [
+        module.register_forward_pre_hook(partial(note, name), with_kwargs=True)
+        for name, module in model.named_modules()
+    ]
+    try:
+        model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
 
 Called = Mapping[str, Seen]  # what an example showed, by the names of modules; empty without one
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -29,7 +70,7 @@ def pairs(model: nn.Module, called: Called) -> dict[str, str]:
 
     What cannot be traced symbolically is entered part by part, and somebody may call modules inside
     a part by themselves. If there is an example, they must be ``called`` as often as the part is;
-    without one, an ``nn.Sequential`` is not looked into, whose parts are called so most.
+    without one, an ``nn.Sequential`` is left, whose parts are called so most.
     """
     names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     return {
@@ -57,7 +98,8 @@ def _neighbours(
         return [
             (f"{name}.{first}", f"{name}.{second}")
             for name, child in model.named_children()
-            for first, second in _inside(child, called, f"{prefix}{name}")
+            if not isinstance(child, nn.Sequential) or f"{prefix}{name}" in called
+            for first, second in _neighbours(child, called, f"{prefix}{name}.")
         ]
     # Weights that others read as well.
     read = {id(_attribute(model, str(node.target))) for node in graph.nodes if _is_read(node)}
@@ -98,21 +140,6 @@ def _is_read(node: fx.Node) -> bool:
     """Whether somebody takes the values of a tensor, not only what they are like."""
     asked = [user.args[1] if user.target is getattr else None for user in node.users]
     return node.op == "get_attr" and not {*asked} <= {"dtype", "device", "shape"}
-
-
-def _inside(
-    child: nn.Module,
-    called: Called,
-    name: str,
-) -> list[tuple[str, str]]:
-    """The pairs in a part of a module that cannot be traced."""
-    if not isinstance(child, nn.Sequential) or name in called:
-        return _neighbours(child, called, f"{name}.")
-    return [
-        (f"{part}.{first}", f"{part}.{second}")
-        for part, module in child.named_children()
-        for first, second in _inside(module, called, f"{name}.{part}")
-    ]
 
 
 class _Tracer(fx.Tracer):

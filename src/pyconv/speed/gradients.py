@@ -34,8 +34,6 @@ from .algorithms import (
 from .convolution import conv, conv_gradients, is_channels_last
 from .direct import direct, grad_inputs, grad_weights
 
-__all__ = ["convolve", "gradients"]
-
 
 def convolve(
     x: Tensor,

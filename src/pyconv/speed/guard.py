@@ -12,8 +12,6 @@ from torch.nn.modules import module as hooks
 
 from ..system.processor import is_exporting
 
-__all__ = ["allows", "guarded", "is_large_map", "is_overridden", "is_recorded", "is_transformed"]
-
 LEAST = 1 << 17  # numbers of a map, below which calling costs more than is saved
 
 
@@ -64,6 +62,13 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and (
         forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
     )
+
+
+def runs_kernels(x: Tensor) -> bool:
+    """Whether kernels may compute with ``x``, which have no gradient and follow no autocast."""
+    autocast = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+    learns = torch.is_grad_enabled() and x.requires_grad
+    return not (is_recorded() or is_transformed() or learns or autocast)
 
 
 def is_overridden(module: nn.Module) -> bool:

@@ -16,9 +16,8 @@ from ..system.processor import computes_in
 from .algorithms import Algorithm
 from .choice import fastest, pinned, race
 from .direct import fits
-from .folding import fold, pairs, replace
+from .folding import Seen, fold, observe, pairs, replace
 from .guard import is_overridden
-from .observing import Seen, observe
 from .prepared import (
     Convert,
     DirectPyramid,
@@ -27,8 +26,6 @@ from .prepared import (
 )
 from .problem import Problem, ones, problem_of
 from .table import nearest, table_of
-
-__all__ = ["optimize"]
 
 
 def optimize(

@@ -7,8 +7,6 @@ import ctypes
 import platform
 from collections.abc import Iterator
 
-__all__ = ["keep_memory"]
-
 # glibc's mallopt(): parameters, the values that keep all, and those it comes to by itself.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 KEEPING = {MMAP_MAX: 0, TRIM_THRESHOLD: -1}

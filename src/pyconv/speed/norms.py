@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from . import kernels
 from .guard import is_large_map
 
-__all__ = ["norm_add_relu"]
-
 CHANNELS = 16  # a multiple of which the kernels want: the widest vector
 
 

@@ -16,14 +16,7 @@ from ..onednn import Conv, Geometry, geometry_of
 from .algorithms import NATIVE, Algorithm, apply, prepare, restore
 from .convolution import conv
 from .direct import direct
-from .guard import is_recorded, is_transformed
-
-__all__ = [
-    "Convert",
-    "DirectPyramid",
-    "Frozen",
-    "PreparedConv",
-]
+from .guard import is_recorded, runs_kernels
 
 # One node each for symbolic tracing, which cannot follow sizes.
 fx.wrap("_apply_prepared")
@@ -104,19 +97,10 @@ def _convolve_together(
     """By the kernels, where they may run, else one after the other."""
     if x.dim() < 4:
         return _convolve_together(x.unsqueeze(0), weights, biases, geometries).squeeze(0)
-    if _may_run_kernels(x):
+    if runs_kernels(x):
         return direct(x, weights, biases, geometries)
     levels = zip(weights, biases, geometries, strict=True)
     return torch.cat([conv(x, *level) for level in levels], 1)
-
-
-def _may_run_kernels(x: Tensor) -> bool:
-    return not (
-        is_recorded()
-        or is_transformed()
-        or (x.requires_grad and torch.is_grad_enabled())
-        or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
-    )
 
 
 class Frozen(nn.Module):

@@ -14,17 +14,6 @@ from .algorithms import DEPTHWISE, DIRECT, NATIVE, Algorithm
 from .convolution import is_channels_last
 from .direct import Task, fits
 
-__all__ = [
-    "Mode",
-    "Problem",
-    "algorithms_for",
-    "are_direct",
-    "goes_wrong",
-    "layout_of",
-    "ones",
-    "problem_of",
-]
-
 # What is computed: the output, or one of the gradients; or the output by a weight prepared
 # beforehand, which may be exported to where there are no kernels of our own.
 Mode = Task | Literal["prepared"]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -18,11 +17,8 @@ from ..system.processor import processor
 from .algorithms import NATIVE, Algorithm
 from .problem import Problem, goes_wrong
 
-__all__ = ["TABLES", "Row", "Table", "nearest", "read_table", "table_of"]
 
-
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """The fastest algorithm for a shape."""
 
     inputs: int  # per group, as outputs
@@ -30,20 +26,9 @@ class Row:
     kernel: int
     stride: int
     size: int  # of the input's map
+    groups: int | None  # where their number matters as well
     best: Algorithm
     otherwise: Algorithm  # without kernels of our own
-    groups: int | None = None  # where their number matters as well
-
-    @classmethod
-    def of(cls, row: list[Any]) -> Row:
-        """Read ``[inputs, outputs, kernel, stride, size, best]``, and ``otherwise`` if it differs.
-
-        The number of groups may stand between the size and the algorithms.
-        """
-        inputs, outputs, kernel, stride, size, *groups = [n for n in row if isinstance(n, int)]
-        algorithms = [Algorithm.parse(text) for text in row if isinstance(text, str)]
-        known = groups[0] if groups else None
-        return cls(inputs, outputs, kernel, stride, size, algorithms[0], algorithms[-1], known)
 
     def octaves_to(self, problem: Problem) -> float:
         """How far a problem is from the one measured, in doublings of its numbers."""
@@ -67,7 +52,11 @@ def read_table(processor: str) -> Table:
     """What was measured on a :func:`processor`, such as ``"AVX2"``; nothing on the others."""
     path = Path(__file__).parent / "tables" / f"{processor}.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"fastest": {}}
-    return {key: [Row.of(row) for row in rows] for key, rows in content["fastest"].items()}
+    parse = Algorithm.parse
+    return {
+        key: [Row._make([*row[:-2], parse(row[-2]), parse(row[-1])]) for row in rows]
+        for key, rows in content["fastest"].items()
+    }
 
 
 TABLES = {"cpu": read_table(processor())}

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["DTYPES", "Call", "Level", "Norm", "available", "build", "disabled", "run"]
-
 FOLDER = Path(__file__).parent
 HEADERS = (
     *("vectors.h", "call.h", "lanes.h", "amx.h", "forward.h"),

@@ -26,21 +26,15 @@ void add_up(const Norm<T>& norm, int64_t from, int64_t to, double* sums, Term te
   for (int64_t start = from; start < to; start += IN_FLOAT) {
     const int64_t end = std::min(start + IN_FLOAT, to);
     std::fill(a, a + 2 * channels, 0);
-    int64_t row = start;
-    for (; row + AT_ONCE <= end; row += AT_ONCE)
+    for (int64_t row = start, count; row < end; row += count) {
+      count = std::min(AT_ONCE, end - row);
       for (int64_t c = 0; c < channels; c += LANES) {
         Floats first = load(a + c), second = load(b + c);
-        for (int64_t r = 0; r < AT_ONCE; ++r) term(row + r, c, first, second);
+        for (int64_t r = 0; r < count; ++r) term(row + r, c, first, second);
         store(a + c, first);
         store(b + c, second);
       }
-    for (; row < end; ++row)
-      for (int64_t c = 0; c < channels; c += LANES) {
-        Floats first = load(a + c), second = load(b + c);
-        term(row, c, first, second);
-        store(a + c, first);
-        store(b + c, second);
-      }
+    }
     for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += a[c];
   }
 }
