@@ -4,8 +4,10 @@ Importing it puts it behind the plain forwards of the layers and blocks. Without
 its line in ``pyconv/__init__.py``, the library is complete, only slower.
 """
 
+import torch
+
 from ..replaceable import FASTER
-from .blocks import basic_block, bottleneck, pyramid, sequence
+from .blocks import basic_block, bottleneck, pays, pyramid, sequence
 from .choice import autotune, pin
 from .guard import guarded
 from .inference import optimize
@@ -18,9 +20,15 @@ __all__ = ["autotune", "disabled", "install", "keep_memory", "optimize", "pin"]
 def install() -> None:
     """Let the layers and blocks be computed by what is faster here."""
     FASTER["pyconv.layers._PyConvNd.forward"] = guarded(pyramid, lambda layer: layer.levels)
-    FASTER["pyconv.resnet.PyConvBlock.forward"] = guarded(bottleneck, lambda b: b.children())
-    FASTER["pyconv.resnet._BasicBlock.forward"] = guarded(basic_block, lambda b: b.children())
-    FASTER["pyconv.resnet.in_turn"] = guarded(sequence, lambda modules: modules)
+    FASTER["pyconv.resnet.PyConvBlock.forward"] = guarded(
+        bottleneck, lambda block: block.children(), pays
+    )
+    FASTER["pyconv.resnet._BasicBlock.forward"] = guarded(
+        basic_block, lambda block: block.children(), pays
+    )
+    FASTER["pyconv.resnet.in_turn"] = guarded(
+        sequence, lambda modules: modules, lambda modules: torch.is_grad_enabled()
+    )
 
 
 install()

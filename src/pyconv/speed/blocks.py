@@ -60,34 +60,33 @@ def _conv(module: nn.Module, x: Tensor) -> Tensor:
     conv: Any = module
     if conv.padding_mode != "zeros":
         x = F.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)
-    geometry, pin = geometry_of(conv), pinned(conv)
-    batched = x.dim() == conv.weight.dim()  # else it is left to PyTorch, pinned or not
-    by_pin = Algorithms(pin, pin, pin) if pin and batched else None
-    algorithms = by_pin or choose(x, conv.weight, geometry)
-    return convolve(x, [conv.weight], [conv.bias], [geometry], [algorithms])
+    weight, geometry, pin = conv.weight, geometry_of(conv), pinned(conv)
+    if pin and x.dim() == weight.dim():  # else it is left to PyTorch, pinned or not
+        algorithms = Algorithms(pin, pin, pin)
+    else:
+        algorithms = choose(x, weight, geometry)
+    return convolve(x, [weight], [conv.bias], [geometry], [algorithms])
 
 
-def bottleneck(block: PyConvBlock, x: Tensor) -> Any:
+def bottleneck(block: PyConvBlock, x: Tensor) -> Tensor:
     """1x1, pyramid, 1x1: norms, sum and ReLU in one pass each; the pyramid as it is fastest."""
-    if not _pays(block, block.conv2):
-        return NotImplemented
     out = norm_add_relu(block.conv1(x), block.bn1, block.relu)
     out = norm_add_relu(_grouped(block.conv2, out), block.bn2, block.relu)
     return norm_add_relu(block.conv3(out), block.bn3, block.relu, _shortcut(block.downsample, x))
 
 
-def basic_block(block: _BasicBlock, x: Tensor) -> Any:
+def basic_block(block: _BasicBlock, x: Tensor) -> Tensor:
     """Two convolutions, of which the first and maybe the second are pyramids."""
-    if not _pays(block, block.conv1):
-        return NotImplemented
     out = norm_add_relu(_grouped(block.conv1, x), block.bn1, block.relu)
     return norm_add_relu(
         _grouped(block.conv2, out), block.bn2, block.relu, _shortcut(block.downsample, x)
     )
 
 
-def _pays(block: nn.Module, conv: nn.Module) -> bool:
-    return (block.training and torch.is_grad_enabled()) or getattr(conv, "groups", 1) > 1
+def pays(block: PyConvBlock | _BasicBlock) -> bool:
+    """Whether a block has norms to fuse, or a pyramid of one level with groups."""
+    first = block.conv2 if isinstance(block, PyConvBlock) else block.conv1
+    return (block.training and torch.is_grad_enabled()) or getattr(first, "groups", 1) > 1
 
 
 def _grouped(module: nn.Module, x: Tensor) -> Tensor:
@@ -101,10 +100,8 @@ def _shortcut(downsample: nn.Module | None, x: Tensor) -> Tensor:
     return in_turn(downsample, x) if type(downsample) is nn.Sequential else downsample(x)
 
 
-def sequence(modules: Iterable[nn.Module], x: Tensor) -> Any:
+def sequence(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
     """Modules one after the other; each norm in one pass with the ReLU behind it."""
-    if not torch.is_grad_enabled():
-        return NotImplemented
     rest = list(modules)
     while rest:
         module = rest.pop(0)

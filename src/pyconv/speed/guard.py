@@ -12,22 +12,26 @@ from torch.nn.modules import module as hooks
 
 from ..system.processor import is_exporting
 
+PLAIN = {nn.Parameter, type(None)}  # what the parameters of a module may be
 LEAST = 1 << 17  # numbers of a map, below which calling costs more than is saved
 
 
 def guarded(
-    faster: Callable[..., Any], parts: Callable[..., Iterable[nn.Module]]
-) -> Callable[..., Any]:
+    faster: Callable[[Any, Tensor], Any],
+    parts: Callable[[Any], Iterable[nn.Module]],
+    pays: Callable[[Any], bool] = lambda owner: True,
+) -> Callable[[Any, Tensor], Any]:
     """A replacement that declines where the guard does not allow it.
 
     Args:
-        faster: Called as what it replaces; the input is its last argument.
-        parts: Of the other arguments, the modules that are no longer called one by one.
+        faster: Called as what it replaces, with an owner, such as a layer, and the input.
+        parts: Of the owner, the modules that are no longer called one by one.
+        pays: Of the owner, whether to ask the guard at all, which takes time as well.
     """
 
-    def replacement(*arguments: Any) -> Any:
-        *others, x = arguments
-        return faster(*arguments) if allows(x, parts(*others)) else NotImplemented
+    def replacement(owner: Any, x: Tensor) -> Any:
+        may = pays(owner) and allows(x, parts(owner))
+        return faster(owner, x) if may else NotImplemented
 
     return replacement
 
@@ -82,12 +86,10 @@ def is_overridden(module: nn.Module) -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    return not (
-        is_overridden(module)
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or any(type(p) is not nn.Parameter for p in module._parameters.values() if p is not None)
-    )
+    if is_overridden(module) or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    kinds = set(map(type, module._parameters.values()))
+    return kinds <= PLAIN
 
 
 def is_large_map(x: Tensor) -> bool:
