@@ -145,28 +145,18 @@ def choose_all(
     if not any(DIRECT in algorithms for algorithms in found):
         return found
     free = [n for n, pin in enumerate(pins) if not pin]
-    few = [n for n in free if weights[n].shape[1] <= FEW_INPUTS]
-    if _fit(x, weights, geometries, few, "forward"):
-        for n in few:
-            found[n] = found[n]._replace(forward=DIRECT)
-    few = [n for n in free if weights[n].shape[0] // geometries[n].groups <= FEW_OUTPUTS]
-    amx = HAS_AMX and computed_in(x) == torch.bfloat16
-    if not amx and _fit(x, weights, geometries, few, "grad_input"):
-        for n in few:
-            found[n] = found[n]._replace(grad_input=DIRECT)
+    together: dict[Task, list[int]] = {
+        "forward": [n for n in free if weights[n].shape[1] <= FEW_INPUTS],
+        "grad_input": [n for n in free if len(weights[n]) <= FEW_OUTPUTS * geometries[n].groups],
+    }
+    if HAS_AMX and computed_in(x) == torch.bfloat16:
+        del together["grad_input"]
+    for task, few in together.items():
+        problems = tuple(problem_of(x, weights[n], geometries[n], task) for n in few)
+        if len(few) > 1 and are_direct(problems, task):
+            for n in few:
+                found[n] = found[n]._replace(**{task: DIRECT})
     return found
-
-
-def _fit(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    geometries: Sequence[Geometry],
-    levels: Sequence[int],
-    task: Task,
-) -> bool:
-    """Whether the kernels can compute these levels together."""
-    problems = [problem_of(x, weights[n], geometries[n], task) for n in levels]
-    return len(problems) > 1 and are_direct(tuple(problems), task)
 
 
 def _one(problem: Problem, batch: int) -> Algorithm:
@@ -174,24 +164,24 @@ def _one(problem: Problem, batch: int) -> Algorithm:
     if autotune.enabled:  # for this very size, which to a compiler may be a symbol
         size = tuple(operator.index(n) for n in problem.size)
         return _tuned(tuple(problem._replace(size=size)), operator.index(batch), compiling)
-    if problem.device == "cpu" and not compiling:
-        return _known(problem, kernels.available(), False)
     # torch.compile sees through all but the kernels, and warns of caches, which it ignores. On GPUs
     # it asks for maps of any size, for it may be that they are symbols.
     if problem.device != "cpu":
         problem = problem._replace(size=(0,) * len(problem.size)) if compiling else problem
         return _known_on_gpu(tuple(problem))
-    return nearest(problem, table_of("cpu"), ours=False)
+    if compiling:
+        return nearest(problem, table_of("cpu"), ours=False)
+    return _known(problem, kernels.available())
 
 
 @functools.cache
-def _known(problem: Problem, ours: bool, exact: bool) -> Algorithm:
-    return NATIVE if exact else nearest(problem, table_of(problem.device), ours)
+def _known(problem: Problem, ours: bool) -> Algorithm:
+    return nearest(problem, table_of(problem.device), ours)
 
 
 def _known_on_gpu(fields: tuple[Any, ...]) -> Algorithm:
     problem = Problem(*fields)
-    found = _known(problem, False, is_exact(problem.dtype))
+    found = NATIVE if is_exact(problem.dtype) else _known(problem, False)
     return Algorithm(*found)  # torch.compile fails on a constant that it knows by another name
 
 
@@ -257,11 +247,11 @@ def race(
     hopeful = dict(runs)
     for number in range(rounds):
         for key, run in hopeful.items():
-            synchronize()
+            _synchronize()
             start = clock()
             for _ in range(burst):
                 run()
-            synchronize()
+            _synchronize()
             times[key].append((clock() - start) / burst)
         if burst > 1 and number:
             fastest_ever = {key: min(seconds) for key, seconds in times.items()}
@@ -292,6 +282,6 @@ def _run(problem: Problem, batch: int, algorithm: Algorithm) -> Callable[[], obj
     return run
 
 
-def synchronize() -> None:
+def _synchronize() -> None:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()

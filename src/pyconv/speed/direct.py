@@ -23,10 +23,7 @@ Task = Literal["forward", "grad_weight", "grad_input"]  # an entry of the kernel
 
 
 def direct(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Biases,
-    geometries: Sequence[Geometry],
+    x: Tensor, weights: Sequence[Tensor], biases: Biases, geometries: Sequence[Geometry]
 ) -> Tensor:
     """Convolve ``x`` with each weight and concatenate the maps; it has no gradient.
 
@@ -55,8 +52,9 @@ def grad_inputs(
         found = torch.empty_like(x, memory_format=torch.channels_last)
         if _run("grad_input", found, grad, weights, [], geometries, starts=starts):
             return found
-    rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
-    maps = [conv_gradients(g, x, w, geometry, (True, False))[0] for g, w, geometry in rows]
+    wanted = (True, False)
+    rows = zip(weights, geometries, starts, strict=True)
+    maps = [conv_gradients(grad.narrow(1, n, len(w)), x, w, g, wanted)[0] for w, g, n in rows]
     return torch.stack(maps).sum(0)
 
 
@@ -74,20 +72,13 @@ def grad_weights(
         found = [torch.empty_like(weight, memory_format=layout) for weight in weights]
         if _run("grad_weight", x, grad, found, [], geometries, starts=starts):
             return found
-    rows = zip(_parts(grad, weights, starts), weights, geometries, strict=True)
-    return [conv_gradients(g, x, w, geometry, (False, True))[1] for g, w, geometry in rows]
-
-
-def _parts(grad: Tensor, weights: Sequence[Tensor], starts: Sequence[int]) -> list[Tensor]:
-    rows = zip(weights, starts, strict=True)
-    return [grad.narrow(1, start, weight.shape[0]) for weight, start in rows]
+    wanted = (False, True)
+    rows = zip(weights, geometries, starts, strict=True)
+    return [conv_gradients(grad.narrow(1, n, len(w)), x, w, g, wanted)[1] for w, g, n in rows]
 
 
 def fits(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    geometries: Sequence[Geometry],
-    task: Task = "forward",
+    x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry], task: Task = "forward"
 ) -> bool:
     """Whether the kernels can compute this; compiles them if they might."""
     asked = _may_ask(x, weights, geometries)

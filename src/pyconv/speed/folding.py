@@ -87,11 +87,7 @@ def _shadow(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def _neighbours(
-    model: nn.Module,
-    called: Called,
-    prefix: str = "",
-) -> list[tuple[str, str]]:
+def _neighbours(model: nn.Module, called: Called, prefix: str = "") -> list[tuple[str, str]]:
     try:
         graph = _Tracer().trace(model)
     except Exception:  # a forward that depends on data, which says nothing of the parts of it

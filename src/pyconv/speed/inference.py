@@ -18,12 +18,7 @@ from .choice import fastest, pinned, race
 from .direct import fits
 from .folding import Seen, fold, observe, pairs, replace
 from .guard import is_overridden
-from .prepared import (
-    Convert,
-    DirectPyramid,
-    Frozen,
-    PreparedConv,
-)
+from .prepared import Convert, DirectPyramid, Frozen, PreparedConv
 from .problem import Problem, ones, problem_of
 from .table import nearest, table_of
 
@@ -165,10 +160,7 @@ def _pads_with_zeros(conv: nn.Module) -> bool:
 
 
 def _decide(
-    conv: Conv,
-    seen: Seen | None,
-    timed: dict[tuple[Problem, int], Algorithm],
-    compiled: bool,
+    conv: Conv, seen: Seen | None, timed: dict[tuple[Problem, int], Algorithm], compiled: bool
 ) -> Algorithm:
     """The algorithm pinned, or the fastest on what was seen, or what the table says."""
     pin = pinned(conv)
@@ -187,10 +179,7 @@ def _decide(
 
 
 def _join(
-    pyramid: nn.Module,
-    convs: list[Conv],
-    seen: Seen,
-    apart: dict[Hashable, int],
+    pyramid: nn.Module, convs: list[Conv], seen: Seen, apart: dict[Hashable, int]
 ) -> DirectPyramid | None:
     """The pyramid with its levels in one pass, all or all grouped ones; None if it is faster."""
     if any(pinned(conv) for conv in convs):

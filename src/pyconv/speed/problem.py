@@ -87,8 +87,10 @@ def algorithms_for(problem: Problem) -> list[Algorithm]:
         return _algorithms_on_gpus(problem)
     found = [NATIVE]
     most_zeros = MOST_ZEROS if problem.dtype.itemsize >= 4 else MOST_ZEROS_OF_HALVES
-    if _is_direct(problem):
-        found.append(DIRECT)
+    # The kernels read maps that lie channels-last, but for the gradient of the weight.
+    lies = problem.channels_last or problem.mode == "grad_weight"
+    if lies and problem.mode != "prepared" and len(problem.kernel) == 2:
+        found += [DIRECT] * are_direct((problem,), problem.mode)
     if problem.outputs <= 4 and problem.dtype.itemsize >= 4:  # its sums are rounded
         found.append(DEPTHWISE)
     tiles = TILE_SHAPES[len(problem.kernel)] if problem.geometry.can_tile else ()
@@ -120,15 +122,6 @@ def _algorithms_on_gpus(problem: Problem) -> list[Algorithm]:
         if tiles and merge in (1, 4, 16, groups) and outputs <= MOST_OUTPUTS_OF_GPUS:
             found.append(Algorithm("tiled", merge, (2, 2)))
     return found
-
-
-def _is_direct(problem: Problem) -> bool:
-    """Whether the kernels of our own can compute a problem, and write what lies as it should."""
-    if problem.mode == "prepared" or len(problem.kernel) != 2:
-        return False
-    if problem.mode != "grad_weight" and not problem.channels_last:
-        return False
-    return are_direct((problem,), problem.mode)
 
 
 @functools.cache

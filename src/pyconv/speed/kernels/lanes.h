@@ -286,60 +286,46 @@ bool alike(const Level<T>& a, const Level<T>& b) {
   return a.groups == b.groups && a.outputs == b.outputs;
 }
 
-// Levels by lanes, if they fit.
-template <typename T, int EACH = 1>
-struct ByLanes {
-  const Call<T>& call;
-  std::vector<Lanes<T, EACH>> all;
-  bool fits = true;
-  int64_t weights = 0, rings = 0;
-
-  explicit ByLanes(const Call<T>& call) : call(call) {
-    for (auto& list : grouped(call.all(), alike<T>)) all.emplace_back(call, list);
-    for (const auto& lanes : all) {
-      fits = fits && lanes.fits();
-      for (auto* level : lanes.levels) weights += lanes.blocks * lanes.taps(*level);
-      rings += lanes.held() * lanes.line;
-    }
-  }
-
-  void run() {
-    Floats* place = room<Floats>(0, weights);
-    for (auto& lanes : all) place = lanes.place(place);
-    const int64_t most = call.stride_y % call.dilation_y == 0 ? 2 : 1;  // rows at once
-    const int64_t rows = call.rows_at_once(call.out_height, most);
-#pragma omp parallel num_threads(call.threads)
-    {
-      for (const auto& lanes : all)
-        for (size_t l = 0; l < lanes.levels.size(); ++l) {
-#pragma omp for schedule(dynamic) nowait
-          for (int64_t block = 0; block < lanes.blocks; ++block) lanes.fill(l, block);
-        }
-#pragma omp barrier
-      float* packed = room<float>(1, rings);
-#pragma omp for collapse(2) schedule(dynamic)
-      for (int64_t n = 0; n < call.images; ++n)
-        for (int64_t top = 0; top < call.out_height; top += rows) {
-          const int64_t end = std::min(call.out_height, top + rows);
-          std::vector<Window<T, EACH>> windows;
-          float* ring = packed;
-          for (const auto& lanes : all) {
-            windows.emplace_back(lanes, ring, top);
-            ring += lanes.held() * lanes.line;
-          }
-          for (int64_t y = top, step; y < end; y += step) {
-            step = std::min(most, end - y);
-            for (auto& window : windows) window.compute(n, y, step);
-          }
-        }
-    }
-  }
-};
-
 // Whether the levels fit; computes them if there is something to compute.
 template <typename T, int EACH = 1>
 bool by_lanes(const Call<T>& call) {
-  ByLanes<T, EACH> lanes(call);
-  if (lanes.fits && call.x) lanes.run();
-  return lanes.fits;
+  std::vector<Lanes<T, EACH>> all;
+  int64_t weights = 0, rings = 0;
+  for (auto& list : grouped(call.all(), alike<T>)) all.emplace_back(call, list);
+  for (const auto& lanes : all) {
+    if (!lanes.fits()) return false;
+    for (auto* level : lanes.levels) weights += lanes.blocks * lanes.taps(*level);
+    rings += lanes.held() * lanes.line;
+  }
+  if (!call.x) return true;
+  Floats* place = room<Floats>(0, weights);
+  for (auto& lanes : all) place = lanes.place(place);
+  const int64_t most = call.stride_y % call.dilation_y == 0 ? 2 : 1;  // rows at once
+  const int64_t rows = call.rows_at_once(call.out_height, most);
+#pragma omp parallel num_threads(call.threads)
+  {
+    for (const auto& lanes : all)
+      for (size_t l = 0; l < lanes.levels.size(); ++l) {
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t block = 0; block < lanes.blocks; ++block) lanes.fill(l, block);
+      }
+#pragma omp barrier
+    float* packed = room<float>(1, rings);
+#pragma omp for collapse(2) schedule(dynamic)
+    for (int64_t n = 0; n < call.images; ++n)
+      for (int64_t top = 0; top < call.out_height; top += rows) {
+        const int64_t end = std::min(call.out_height, top + rows);
+        std::vector<Window<T, EACH>> windows;
+        float* ring = packed;
+        for (const auto& lanes : all) {
+          windows.emplace_back(lanes, ring, top);
+          ring += lanes.held() * lanes.line;
+        }
+        for (int64_t y = top, step; y < end; y += step) {
+          step = std::min(most, end - y);
+          for (auto& window : windows) window.compute(n, y, step);
+        }
+      }
+  }
+  return true;
 }
