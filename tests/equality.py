@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +37,28 @@ def last(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
+def settled(model: nn.Module) -> nn.Module:
+    """As if trained, in eval mode: norms that do something, and that a wrong fold gets wrong."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.running_mean, module.bias):
+                if tensor is not None:
+                    nn.init.uniform_(tensor, -0.5, 0.5)
+            for tensor in (module.running_var, module.weight):
+                if tensor is not None:
+                    nn.init.uniform_(tensor, 0.5, 1.8)
+    return model.eval()
+
+
+def copies(model: nn.Module) -> list[nn.Module]:
+    """As it is copied, pickled, and saved and loaded."""
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    pickled = pickle.loads(pickle.dumps(model))
+    return [copy.deepcopy(model), pickled, torch.load(buffer, weights_only=False)]
+
+
 def error(value: Tensor, target: Tensor) -> float:
     """The distance of two tensors, relative to the second."""
     value, target = value.detach().double().cpu(), target.detach().double().cpu()
@@ -53,8 +77,8 @@ def learn(
         out = module(x)
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     leaves = [x, *(module.get_parameter(name) for name in names)]
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
-    loss = (out * weight + out.tanh()).double().sum()
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    loss = (out.double() * weight + out.double().tanh()).sum()
     if twice:
         loss = sum(
             ((g.double() ** 2).sum() for g in torch.autograd.grad(loss, leaves, create_graph=True)),

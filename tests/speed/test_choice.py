@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ HG_LEVEL = Problem(  # 9x9, first stage of PyConvHGResNet
 
 
 PROCESSORS = sorted(path.stem for path in (Path(table.__file__).parent / "tables").glob("*.json"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_known() -> Iterator[None]:
+    """Tables are exchanged here."""
+    choice._known.cache_clear()
+    yield
+    choice._known.cache_clear()
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
@@ -85,19 +94,15 @@ def test_levels_of_few_inputs_go_forwards_together(monkeypatch: pytest.MonkeyPat
     """Also behind a dense level, as in PyConvResNet; where the kernels are known to pay."""
     known = {"float32 channels_last grad_weight": [Row(8, 2, 7, 1, 56, None, DIRECT, NATIVE)]}
     monkeypatch.setitem(table.TABLES, "cpu", known)
-    choice._known.cache_clear()
-    try:
-        layer, x = PyConv2d(64, 64), last(4, 64, 56, 56)
-        weights = [level.weight for level in layer.levels]
-        geometries = [geometry_of(level) for level in layer.levels]  # type: ignore[arg-type]
-        for pins, forwards in (
-            ([NATIVE, None, None, None], [NATIVE, DIRECT, DIRECT, DIRECT]),
-            ([NATIVE, NATIVE, None, None], [NATIVE, NATIVE, DIRECT, DIRECT]),
-        ):
-            chosen = choice.choose_all(x, weights, geometries, pins)  # type: ignore[arg-type]
-            assert [each.forward for each in chosen] == forwards
-    finally:
-        choice._known.cache_clear()
+    layer, x = PyConv2d(64, 64), last(4, 64, 56, 56)
+    weights = [level.weight for level in layer.levels]
+    geometries = [geometry_of(level) for level in layer.levels]  # type: ignore[arg-type]
+    for pins, forwards in (
+        ([NATIVE, None, None, None], [NATIVE, DIRECT, DIRECT, DIRECT]),
+        ([NATIVE, NATIVE, None, None], [NATIVE, NATIVE, DIRECT, DIRECT]),
+    ):
+        chosen = choice.choose_all(x, weights, geometries, pins)  # type: ignore[arg-type]
+        assert [each.forward for each in chosen] == forwards
 
 
 @pytest.mark.parametrize("measured", ["CUDA_9.0", "CUDA_8.0"])
@@ -106,7 +111,6 @@ def test_a_compiler_follows_the_table_of_a_gpu_in_one_graph(
 ) -> None:
     """Tensors of a GPU that is not here do for that."""
     monkeypatch.setitem(table.TABLES, "cuda", read_table(measured))
-    choice._known.cache_clear()
     compiler = CompileCounter()
     torch.compiler.reset()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -143,14 +147,12 @@ def test_depthwise_is_not_for_compiled_models(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def layer() -> PyConv2d:
+def layer(monkeypatch: pytest.MonkeyPatch) -> PyConv2d:
+    monkeypatch.setattr(choice, "TIMED", {})
     return PyConv2d(16, 16, 3, 8)
 
 
-def test_autotune_times_a_shape_once_and_keeps_its_choice(
-    layer: PyConv2d, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "TIMED", {})
+def test_autotune_times_a_shape_once_and_keeps_its_choice(layer: PyConv2d) -> None:
     x, state = torch.randn(1, 16, 8, 8), torch.get_rng_state()
     with autotune(), torch.no_grad():
         out = layer(x)
@@ -164,10 +166,7 @@ def test_autotune_times_a_shape_once_and_keeps_its_choice(
         torch.testing.assert_close(out, layer(x), rtol=1e-5, atol=1e-5)
 
 
-def test_autotune_compiles_for_every_size_in_one_graph(
-    layer: PyConv2d, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "TIMED", {})
+def test_autotune_compiles_for_every_size_in_one_graph(layer: PyConv2d) -> None:
     torch.compiler.reset()
     run = torch.compile(layer, backend="eager", fullgraph=True)
     with autotune(), torch.no_grad():
@@ -178,10 +177,7 @@ def test_autotune_compiles_for_every_size_in_one_graph(
     assert {problem.size for problem, *_ in choice.TIMED} == {(8, 8), (9, 9), (10, 10)}
 
 
-def test_autotune_times_training_and_inference_apart(
-    layer: PyConv2d, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "TIMED", {})
+def test_autotune_times_training_and_inference_apart(layer: PyConv2d) -> None:
     x = torch.randn(1, 16, 8, 8)
     with autotune():
         layer(x).sum().backward()

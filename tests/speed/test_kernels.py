@@ -34,6 +34,10 @@ class Levels(NamedTuple):
         biases = [None if bias is None else bias.to(dtype) for bias in self.biases]
         return Levels(self.x.to(dtype), [w.to(dtype) for w in self.weights], biases, self[3])
 
+    def apart(self) -> list[Levels]:
+        rows = zip(self.weights, self.biases, self.geometries, strict=True)
+        return [Levels(self.x, *([each] for each in row)) for row in rows]
+
     def plain(self) -> Tensor:
         levels = zip(self.weights, self.biases, self.geometries, strict=True)
         return torch.cat([native(self.x, *level) for level in levels], 1)
@@ -91,39 +95,32 @@ def test_any_levels_together_are_equal_to_the_plain_ones(threads: int, single: L
         assert error(direct(*some), some.to(torch.float64).plain()) < bound
 
 
-@compiled
-@given(problems())
-@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
-def test_gradients_on_weights_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
-    for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
-        for weight, geometry in zip(some.weights, some.geometries, strict=True):
-            wide = weight.double().requires_grad_()
-            out = native(some.x.double(), wide, None, geometry)
-            grad = torch.randn_like(out).to(some.x.dtype)
-            (truth,) = torch.autograd.grad(out, wide, grad.double())
-            found = grad_weights(grad, some.x, [weight], [geometry])[0]
-            assert found.dtype == weight.dtype and found.shape == weight.shape
-            assert error(found, truth) < bound
+def assert_gradients(some: Levels, bound: float) -> None:
+    """Those of all levels together, and on the input those of one after the other."""
+    x, *weights = (t.double().requires_grad_() for t in (some.x, *some.weights))
+    out = Levels(x, weights, [None] * len(weights), some.geometries).plain()
+    grad = torch.randn_like(out).to(some.x.dtype)
+    truths = torch.autograd.grad(out, (x, *weights), grad.double())
+    starts = [0, *accumulate(weight.shape[0] for weight in weights[:-1])]
+    rows = some.weights, some.geometries, starts
+    found = [grad_inputs(grad, some.x, *rows), *grad_weights(grad, some.x, *rows)]
+    for value, truth, of in zip(found, truths, (some.x, *some.weights), strict=True):
+        assert value.dtype == of.dtype and value.shape == of.shape
+        assert error(value, truth) < bound
+    alone = [
+        grad_inputs(grad.narrow(1, start, weight.shape[0]), some.x, [weight], [geometry])
+        for weight, geometry, start in zip(*rows, strict=True)
+    ]
+    assert error(sum(part.double() for part in alone), truths[0]) < bound  # type: ignore[arg-type]
 
 
 @compiled
 @given(problems())
 @settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
-def test_the_gradient_on_the_input_is_equal_to_the_plain_one(threads: int, single: Levels) -> None:
+def test_gradients_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
     for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
-        wide = some.x.double().requires_grad_()
-        out = some.to(torch.float64)._replace(x=wide, biases=[None] * len(some.weights)).plain()
-        grad = torch.randn_like(out).to(some.x.dtype)
-        (truth,) = torch.autograd.grad(out, wide, grad.double())
-        starts = [0, *accumulate(weight.shape[0] for weight in some.weights[:-1])]
-        found = grad_inputs(grad, some.x, some.weights, some.geometries, starts)
-        assert found.dtype == some.x.dtype and found.shape == some.x.shape
-        assert error(found, truth) < bound
-        alone = [
-            grad_inputs(grad.narrow(1, start, weight.shape[0]), some.x, [weight], [geometry])
-            for start, weight, geometry in zip(starts, some.weights, some.geometries, strict=True)
-        ]
-        assert error(sum(part.double() for part in alone), truth) < bound  # type: ignore[arg-type]
+        for part in (some, *some.apart()):
+            assert_gradients(part, bound)
 
 
 @compiled
@@ -169,18 +166,10 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
         for one, bound in ((single, 1e-5), (single.to(torch.bfloat16), 5e-3)):
             assert fits(one.x, one.weights, one.geometries)
             assert error(direct(*one), truth) < bound
-            for weight, geometry in zip(one.weights, one.geometries, strict=True):
-                wide = weight.double().requires_grad_()
-                out = native(one.x.double(), wide, None, geometry)
-                grad = torch.randn_like(out).to(one.x.dtype)
-                (slope,) = torch.autograd.grad(out, wide, grad.double())
-                assert fits(one.x, [weight], [geometry], "grad_weight")
-                assert error(grad_weights(grad, one.x, [weight], [geometry])[0], slope) < bound
-                wide = one.x.double().requires_grad_()
-                out = native(wide, weight.double(), None, geometry)
-                (slope,) = torch.autograd.grad(out, wide, grad.double())
-                assert fits(one.x, [weight], [geometry], "grad_input")
-                assert error(grad_inputs(grad, one.x, [weight], [geometry]), slope) < bound
+            for part in one.apart():
+                for mode in ("grad_weight", "grad_input"):
+                    assert fits(part.x, part.weights, part.geometries, mode)
+                assert_gradients(part, bound)
 
 
 @compiled

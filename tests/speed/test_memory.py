@@ -24,23 +24,13 @@ with kept():
     print(usual, faults(), end=" ")
 print(faults())
 """
-COMMAND = "pyconv.train.__main__ import _kept_memory"
+COMMAND = CODE.replace("speed.memory import keep_memory", "train.__main__ import _kept_memory")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
-def test_what_is_freed_is_used_again_and_in_the_end_given_back() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("code", [CODE, COMMAND], ids=["the function", "the command"])
+def test_what_is_freed_is_used_again_and_in_the_end_given_back(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     usual, kept, after = map(int, done.stdout.split())
     assert kept < usual / 20
     assert after > usual / 20
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
-def test_the_command_keeps_memory() -> None:
-    code = CODE.replace(
-        "pyconv.speed.memory import keep_memory as kept",
-        "pyconv.train.__main__ import _kept_memory as kept",
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    usual, kept, _ = map(int, done.stdout.split())
-    assert kept < usual / 20

@@ -152,7 +152,7 @@ def foldable(conv: nn.Module, norm: nn.Module) -> bool:
         isinstance(norm, Norm)
         and (not isinstance(conv, _PyConvNd) or type(conv).forward is _PyConvNd.forward)
         and norm.running_mean is not None
-        and all(isinstance(level, CONVS) for level in levels)
+        and all(type(level) in CONVS for level in levels)
         and not any(
             parametrize.is_parametrized(m) or is_overridden(m) for m in (conv, norm, *levels)
         )
