@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .architectures import *
 from .backbone import *
+from .convert import *
 from .layers import *
 from .models import *
 from .resnet import *

@@ -10,7 +10,15 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
-__all__ = ["Level", "fitting_groups", "per_dimension", "plan_levels", "share_channels", "whole"]
+__all__ = [
+    "Level",
+    "fitting_groups",
+    "per_dimension",
+    "plan_in_place_of",
+    "plan_levels",
+    "share_channels",
+    "whole",
+]
 
 
 class Level(NamedTuple):
@@ -100,6 +108,43 @@ def plan_levels(
                 "them chosen."
             )
     return tuple(Level(*row) for row in zip(channels, sizes, groups, strict=True))
+
+
+def plan_in_place_of(
+    in_channels: int, out_channels: int, kernels: Sequence[int], kernel: int, groups: int
+) -> tuple[Level, ...] | None:
+    """The levels of a pyramid that may stand in for a convolution; None if there are none.
+
+    Every level costs at most as many weights per output channel as the convolution does, so the
+    pyramid has at most as many in all. Of the groups that do this and divide the channels, those
+    nearest the paper's 1, 4, 8, 16, ... are taken. Where the channels allow none for the largest
+    kernels, these are left out, down to two levels.
+
+    Args:
+        in_channels, out_channels: The channels of the convolution, any numbers.
+        kernels: The kernel sizes wished for.
+        kernel, groups: Those of the convolution.
+    """
+    divisors = [g for g in range(1, in_channels + 1) if in_channels % g == 0]
+    for count in range(len(kernels), min(len(kernels), 2) - 1, -1):
+        units = 1 << (count - 1).bit_length()  # shares of the channels, as in share_channels
+        doubled = units - count
+        levels: list[Level] = []
+        for index, size in enumerate(kernels[:count]):
+            share = out_channels / units * (2 if index >= count - doubled else 1)
+            wanted = groups * (1 if index == 0 else 2 ** (index + 1))
+            fitting = [
+                g for g in divisors if size**2 * groups <= kernel**2 * g and round(share / g) >= 1
+            ]
+            if not fitting:
+                break
+            group = min(fitting, key=lambda g: abs(math.log(g / wanted)))
+            levels.append(Level(round(share / group) * group, size, group))
+        # The level of the smallest kernel, which needs the fewest groups, takes what is left.
+        rest = out_channels - sum(level.out_channels for level in levels[1:])
+        if len(levels) == count and rest >= 1 and rest % levels[0].groups == 0:
+            return (levels[0]._replace(out_channels=rest), *levels[1:])
+    return None
 
 
 def whole(value: Any) -> Any:
