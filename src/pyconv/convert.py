@@ -44,8 +44,10 @@ class Conversion(NamedTuple):
         for reason, count in Counter(self.kept.values()).items():
             first = next(name for name, why in self.kept.items() if why == reason)
             rows.append(f"kept {count}, first {first}: {reason}")
-        count = f"{len(self.changed)} of {len(self.changed) + len(self.kept)} convolutions changed"
-        rows.append(f"{count}; parameters {self.before:,} -> {self.after:,}")
+        changed = (
+            f"{len(self.changed)} of {len(self.changed) + len(self.kept)} convolutions changed"
+        )
+        rows.append(f"{changed}; parameters {self.before:,} -> {self.after:,}")
         return "\n".join(rows)
 
 
@@ -159,7 +161,7 @@ def _pyramid(
     outs: int | Sequence[int] = conv.out_channels
     if groups is None:
         size = conv.kernel_size[0]
-        levels = plan_in_place_of(conv.in_channels, outs, kernels, size, conv.groups)
+        levels = plan_in_place_of(conv.in_channels, conv.out_channels, kernels, size, conv.groups)
         if levels is None:
             return "its channels allow no pyramid of equal or fewer parameters"
         outs, kernels, groups = zip(*levels, strict=True)
