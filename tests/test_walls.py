@@ -27,6 +27,7 @@ BELOW = {
     "layers": "levels onednn replaceable",
     "resnet": "architectures layers levels replaceable",
     "backbone": "resnet",
+    "convert": "backbone layers levels resnet",
     "data": "system",
     "weights": "architectures data resnet system",
     "models": "architectures backbone data resnet system weights",

@@ -188,7 +188,7 @@ def _pyramid(
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put a module in place of another wherever it is."""
     for parent in list(model.modules()):
-        for name, child in parent.named_children():
+        for name, child in list(parent._modules.items()):  # a module may have two names
             if child is old:
                 setattr(parent, name, new)
 
