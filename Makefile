@@ -1,8 +1,8 @@
 .PHONY: fix check test
 
 fix:
-	ruff check --fix .
 	ruff format .
+	ruff check --fix .
 
 check:
 	ruff check .
