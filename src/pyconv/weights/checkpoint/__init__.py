@@ -1,7 +1,8 @@
 """Bytes in, a state dict that fits the model out, safely.
 
 ``file`` reads what people save and executes nothing, ``kind`` says what a file is that is none of
-it, ``layout`` finds the weights in it, ``names`` and ``fit`` bring them to a model.
+it. ``layout`` finds the weights in it, ``adapt`` and ``fit`` bring them to a model, and ``whose``
+knows which network they are of.
 """
 
 from .fit import check_structure, check_values, load, sizes

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .adapt import Shapes, State, adapt, first, is_stored
 from .kind import CheckpointError
-from .names import Shapes, State, adapt, first, is_stored
 from .whose import whose
 
 __all__ = ["check_structure", "check_values", "load", "sizes"]

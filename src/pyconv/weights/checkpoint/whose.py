@@ -8,7 +8,7 @@ import torch
 
 from ...architectures import ARCHITECTURES
 from ...resnet import ResNet
-from .names import BATCHES, Shapes
+from .adapt import BATCHES, Shapes
 
 __all__ = ["whose"]
 
