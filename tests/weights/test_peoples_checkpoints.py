@@ -396,7 +396,7 @@ WHAT: dict[str, tuple[Callable[[nn.Module, Path], object], str]] = {
     ),
     "twice": (
         lambda m, p: save(under("q.", m.state_dict()) | under("k.", m.state_dict()), p),
-        "the network more than once: under k., q.. Save one of them alone.",
+        "the network more than once: under 'k.', 'q.'. Save one of them alone.",
     ),
     "git-lfs": (
         begins(b"version https://git-lfs.github.com/spec/v1\noid sha256:"),
@@ -482,6 +482,9 @@ def test_weights_of_another_network_say_whose_they_are(tmp_path: Path) -> None:
     for build in (pyconvhgresnet50, resnet50):
         with pytest.raises(CheckpointError, match=r"of another model: .* It fits pyconvresnet50\."):
             build(weights=path)
+    save(to(torch.float16, pyconvresnet_tiny().state_dict()), path)
+    with pytest.raises(CheckpointError, match=r"of another model: .* It fits pyconvresnet_tiny"):
+        resnet18(weights=path)
     save(under("net.", resnet34().state_dict()), path)
     with pytest.raises(CheckpointError, match=r"of another model: .* It fits resnet34\."):
         resnet18(weights=path)

@@ -68,8 +68,8 @@ def _without_prefix(given: Shapes, expected: Shapes, changes: list[str]) -> tupl
         return dict(given), {}
     if len(best) > 1:
         raise CheckpointError(
-            f"The checkpoint holds the network more than once: under {first(best)}. Save one of "
-            "them alone."
+            f"The checkpoint holds the network more than once: under "
+            f"{first(map(repr, best))}. Save one of them alone."
         )
     changes.append(f"has {best[0]!r} before its names: that was taken off.")
     state = {k.removeprefix(best[0]): v for k, v in given.items() if k.startswith(best[0])}

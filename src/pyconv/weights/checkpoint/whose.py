@@ -15,12 +15,13 @@ __all__ = ["whose"]
 
 def whose(state: Shapes) -> str | None:
     """The name of the network that a state dict fits, whatever its classes and channels."""
-    blocks = {(stage, block) for stage, block, *_ in (f"{key}.".split(".") for key in state)}
+    outline = _outline(state)
+    blocks = {(stage, block) for stage, block, *_ in (f"{key}.".split(".") for key in outline)}
     depths = [sum(stage == f"layer{n}" for stage, _ in blocks) for n in range(1, 5)]
     found = (
         name
         for name, row in ARCHITECTURES.items()
-        if [stage.blocks for stage in row.stages] == depths and _outline(state) == _rows(name)
+        if [stage.blocks for stage in row.stages] == depths and outline == _rows(name)
     )
     return next(found, None)
 

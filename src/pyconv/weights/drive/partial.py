@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
@@ -22,6 +23,7 @@ from .target import Target
 __all__ = ["PartialFile", "clear"]
 
 FLUSH = 32 << 20  # bytes after which the disk starts writing, so that the end waits for less
+PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing of it
 ABANDONED = 24 * 3600  # seconds after which what another machine left behind is taken over
 
 
@@ -66,10 +68,15 @@ class PartialFile:
     def _adopt(self) -> None:
         """Continue the longest one left behind that could be continued; remove the others."""
         for place in sorted(filter(_is_abandoned, _left(self.target)), key=_size, reverse=True):
-            with contextlib.suppress(OSError, TypeError, KeyError):
+            try:
                 note = read_json(_note(place))
                 if self._open is None and note["file_id"] == self.target.file.file_id:
                     self._continue(place, Version(**note["version"]))
+            except (TypeError, KeyError):
+                pass  # a note of nonsense
+            except OSError as error:
+                if error.errno in PASSING:
+                    continue
             _remove(place)
         _remove_half_written(self.target)
 
