@@ -112,6 +112,13 @@ TAKEN: dict[str, tuple[Make, list[str]]] = {
             "holds more than the model (criterion.weight): that was left out.",
         ],
     ),
+    "part of a detector": (
+        lambda m: under("backbone.body.", m.state_dict()) | {"fc.bias": torch.ones(10)},
+        [
+            "has 'backbone.body.' before its names: that was taken off.",
+            "holds more than the model (fc.bias): that was left out.",
+        ],
+    ),
     "encoder beside its classifier": (
         lambda m: {f"encoder.{k}" if "fc." not in k else k: t for k, t in m.state_dict().items()},
         ["has 'encoder.' before its names: that was taken off."],

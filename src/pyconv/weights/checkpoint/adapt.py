@@ -32,14 +32,14 @@ def adapt(given: Shapes, expected: Shapes, classifier: str) -> tuple[State, list
         CheckpointError: if it holds the model more than once.
     """
     changes: list[str] = []
-    state, beside = _without_prefix(given, expected, changes)
-    state = _without_counters(state, expected, changes)
-    state = _joined(state, expected, changes)
-    state = _converted(state, expected, changes)
-    state = _with_classifier(state | beside, expected, classifier, changes)
-    if left := [key for key in beside if key in state and key not in expected]:
+    own, beside = _without_prefix(given, expected, changes)
+    own = _without_counters(own, expected, changes)
+    own = _joined(own, expected, changes)
+    own = _converted(own, expected, changes)
+    state = _with_classifier(beside | own, expected, classifier, changes)
+    if left := [k for k in beside if k in own or (k in state and k not in expected)]:
         changes.append(f"holds more than the model ({first(left)}): that was left out.")
-    return {key: tensor for key, tensor in state.items() if key not in left}, changes
+    return {k: v for k, v in state.items() if k in own or k not in left}, changes
 
 
 def first(items: Iterable[str], count: int = 3) -> str:
@@ -68,13 +68,12 @@ def _without_prefix(given: Shapes, expected: Shapes, changes: list[str]) -> tupl
         return dict(given), {}
     if len(best) > 1:
         raise CheckpointError(
-            f"The checkpoint holds the network more than once: under "
+            "The checkpoint holds the network more than once: under "
             f"{first(map(repr, best))}. Save one of them alone."
         )
     changes.append(f"has {best[0]!r} before its names: that was taken off.")
-    state = {k.removeprefix(best[0]): v for k, v in given.items() if k.startswith(best[0])}
-    beside = {k: v for k, v in given.items() if not k.startswith(best[0]) and k not in state}
-    return state, {k: v for k, v in beside.items() if k not in COUNTERS}
+    own = {k.removeprefix(best[0]): v for k, v in given.items() if k.startswith(best[0])}
+    return own, {k: v for k, v in given.items() if not k.startswith(best[0])}
 
 
 def _whole(key: str) -> str:
