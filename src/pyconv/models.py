@@ -21,6 +21,7 @@ from .architectures import ARCHITECTURES, Architecture
 from .backbone import image_channels
 from .data.preprocess import IMAGENET, Preprocess
 from .resnet import NormLayer, ResNet
+from .system.files import existing
 from .weights import checkpoint
 from .weights.names import nearest
 from .weights.rows import ENUMS, WeightsEnum
@@ -179,11 +180,12 @@ def options_for(name: str, path: Path) -> dict[str, int]:
 
     Raises:
         ValueError: as :func:`get_model`.
-        CheckpointError, FileNotFoundError: if the file cannot be read.
+        CheckpointError, OSError: if the file cannot be read.
     """
-    network, state = _find(name), checkpoint.read(path)
+    network, state = _find(name), checkpoint.read(path, tell=False)
     if network.is_row:
-        return checkpoint.sizes(state)
+        with torch.device("meta"):
+            return checkpoint.sizes(state, network.factory())
     probe = _call(network, {"num_classes": 1})  # it says how its modules are named
     sizes = checkpoint.sizes(state, probe)
     sizes["num_classes"] = sizes["num_classes"] or len(checkpoint.read_notes(path).classes or ())
@@ -254,8 +256,7 @@ def resolve_weights(
         return names[text]
     if isinstance(weights, str) and "_Weights." in text:
         return resolve_weights(model, False, get_weight(text))
-    path = Path(weights).expanduser()
-    if path.is_file():
+    if (path := existing(text)) is not None:
         return path
     if enum is None and text == "DEFAULT":
         get_model_weights(model)  # says which networks have published weights

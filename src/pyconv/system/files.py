@@ -13,7 +13,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from .failures import unreadable
+
 __all__ = [
+    "existing",
     "naming",
     "remove_leftovers",
     "replacing",
@@ -23,7 +26,27 @@ __all__ = [
     "write_text",
 ]
 
+NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # names that replacing() writes to first
+
+
+def existing(text: str) -> Path | None:
+    """The path of a file or folder that a user named, ``~`` expanded; None where nothing is there.
+
+    Raises:
+        OSError: if the system does not say whether it is there, such as in a forbidden folder.
+    """
+    path = Path(text)
+    try:
+        path = path.expanduser()
+        path.stat()
+    except (RuntimeError, ValueError):  # no such user; a NUL
+        return None
+    except OSError as error:
+        if error.errno in NOTHING_THERE:
+            return None
+        raise unreadable(path, error) from error
+    return path
 
 
 @contextlib.contextmanager

@@ -283,7 +283,8 @@ class Transfer:
             )
         if problem := self.target.not_pinned(digest.sha256):
             self._reject(f"The server's file {problem}")
-        record = read_record(self.target.path)
+        with self.target.on_disk():
+            record = read_record(self.target.path)
         same = record is not None and record.file_id == self.target.file.file_id
         bound = record is not None and same and record.trust != "user-supplied" and not self.force
         if record is not None and bound and record.sha256 != digest.sha256:
