@@ -150,6 +150,7 @@ def _make(folder: Path, key: str, what: str, source: str, flags: Sequence[str]) 
     try:
         if found := _find(folder, key):
             return found
+        command = [*_compiler(), *FLAGS, *flags]
         if lock.is_locked:
             for left in folder.glob("tmp*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -158,7 +159,7 @@ def _make(folder: Path, key: str, what: str, source: str, flags: Sequence[str]) 
             made.write_bytes(bytes(ROOM))  # rather now than after a minute
             made.unlink()
             logger.warning("pyconv compiles %s, once: it takes some ten seconds.", what)
-            _compile(source, [*FLAGS, *flags, "-o", made.name], Path(work))
+            _compile([*command, "-o", made.name], source, Path(work))
             path = folder / _name(key, made.read_bytes())
             made.replace(path)
         return path
@@ -166,15 +167,20 @@ def _make(folder: Path, key: str, what: str, source: str, flags: Sequence[str]) 
         lock.release()
 
 
-def _compile(source: str, options: Sequence[str], folder: Path) -> None:
-    """Call the compiler in a folder, for all that it writes."""
+def _compiler() -> list[str]:
+    """The command that compiles C++."""
     command = shlex.split(os.environ.get("CXX", "")) or [DEFAULT]
     if shutil.which(command[0]) is None:
         raise CompilerError(
             f"there is no C++ compiler {command[0]!r}. Install one, or name yours in CXX"
         )
+    return command
+
+
+def _compile(command: Sequence[str], source: str, folder: Path) -> None:
+    """Call the compiler in a folder, for all that it writes."""
     done = subprocess.run(
-        [*command, *options, "-x", "c++", "-"],
+        [*command, "-x", "c++", "-"],
         input=source,
         capture_output=True,
         encoding="utf-8",
@@ -185,4 +191,4 @@ def _compile(source: str, options: Sequence[str], folder: Path) -> None:
     if done.returncode:
         lines = done.stderr.splitlines() or [f"it ended with {done.returncode}"]
         error = next((line for line in lines if "error" in line), lines[-1])
-        raise CompilerError(f"{shlex.join(command)} failed: {error}. CXX may name another compiler")
+        raise CompilerError(f"{command[0]} failed: {error}. CXX may name another compiler")
