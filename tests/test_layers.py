@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv
+from pyconv import (
+    PyConv1d,
+    PyConv2d,
+    PyConv3d,
+    get_pyconv,
+    pyconvhgresnet50,
+    pyconvresnet18,
+)
 from pyconv.levels import fitting_groups, share_channels
 
 GOLDENS = load("layer_goldens")
@@ -95,6 +102,18 @@ def test_one_implementation_for_every_dimension(
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
         first += expected.shape[1]
     assert first == 16
+
+
+def test_tools_see_plain_convolutions() -> None:
+    """Counters of multiply-adds look for the very classes of PyTorch; torch.jit.script for more."""
+    for kind, conv in ((PyConv1d, nn.Conv1d), (PyConv2d, nn.Conv2d), (PyConv3d, nn.Conv3d)):
+        layer = kind(8, 16, (3, 5, 7), (1, 4, 8), bias=True)
+        x = torch.randn(2, 8, *(9,) * layer.dims)
+        assert {type(level) for level in layer.levels} == {conv}
+        torch.testing.assert_close(torch.jit.script(layer)(x), layer(x))
+    for model in (pyconvresnet18(), pyconvhgresnet50()):
+        convs = [module for module in model.modules() if hasattr(module, "kernel_size")]
+        assert {type(module) for module in convs} == {nn.Conv2d, nn.MaxPool2d}
 
 
 def test_channels_are_shared_as_in_the_papers_table() -> None:

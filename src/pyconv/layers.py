@@ -25,6 +25,9 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 class _PyConvNd(nn.Module):
     """What PyConv1d, PyConv2d and PyConv3d share."""
 
+    __constants__ = ("dims",)  # this and the next are for torch.jit.script
+    __jit_unused_properties__ = ("levels",)
+
     dims: ClassVar[int]  # of the map
     conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]  # of a level
 
@@ -78,7 +81,11 @@ class _PyConvNd(nn.Module):
     @computed_rightly
     def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, sum(out), *size / stride]
         # Counted from behind, for an input without a batch.
-        return torch.cat([level(x) for level in self.levels], dim=-1 - self.dims)
+        return torch.cat(self.forward_levels(x), dim=-1 - self.dims)
+
+    def forward_levels(self, x: Tensor) -> list[Tensor]:
+        """The map of each level."""
+        return [level(x) for level in self.pyconv_levels]
 
 
 class PyConv1d(_PyConvNd):
@@ -134,6 +141,9 @@ class NetworkPyConv2d(PyConv2d):
     @property
     def levels(self) -> list[nn.Module]:
         return list(self.children())
+
+    def forward_levels(self, x: Tensor) -> list[Tensor]:
+        return [level(x) for level in self.children()]
 
 
 def get_pyconv(

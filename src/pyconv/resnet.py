@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # it knows no lists of modules
 from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
@@ -37,7 +38,7 @@ class _DilatedMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # nn.MaxPool2d pads by at most half its kernel, whatever the dilation.
-        x = F.pad(x, (self.dilation,) * 4, value=-torch.inf)
+        x = F.pad(x, [self.dilation] * 4, value=-torch.inf)
         return F.max_pool2d(x, 3, stride=1, dilation=self.dilation)
 
 
@@ -63,6 +64,7 @@ class PyConvBlock(nn.Module):
     """
 
     expansion = 4  # the default, and of an instance what it has
+    last_norm = "bn3"  # ends the residual branch; zero_init_residual silences it
 
     def __init__(
         self,
@@ -101,16 +103,12 @@ class PyConvBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(out + shortcut)  # type: ignore[no-any-return]
 
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch, which ``zero_init_residual`` silences."""
-        return self.bn3
-
 
 class _BasicBlock(nn.Module):
     """Two convolutions; the first is a pyramid that may stride, subclasses choose the second."""
 
     expansion = 1  # the default, and of an instance what it has
+    last_norm = "bn2"  # ends the residual branch; zero_init_residual silences it
 
     def __init__(
         self,
@@ -155,11 +153,6 @@ class _BasicBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(out + shortcut)  # type: ignore[no-any-return]
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch, which ``zero_init_residual`` silences."""
-        return self.bn2
 
 
 class PyConvBasicBlock1(_BasicBlock):
@@ -214,6 +207,7 @@ class ResNet(nn.Module):
         ValueError: if an option is out of its range.
     """
 
+    __jit_unused_properties__ = ("stem", "stages")
     first_conv, classifier = "conv1", "fc"  # names of the modules that a checkpoint is adapted at
 
     def __init__(
@@ -245,7 +239,8 @@ class ResNet(nn.Module):
         self.channels: tuple[int, ...] = ()  # of the stages' feature maps
         self.strides: tuple[int, ...] = ()  # input pixels per feature, stage by stage
         dilation = 1
-        for number, stage in enumerate(row.stages, 1):
+        self.stage_names = [f"layer{number}" for number, _ in enumerate(row.stages, 1)]
+        for name, stage in zip(self.stage_names, row.stages, strict=True):
             before = dilation
             if stride * stage.stride > output_stride:
                 dilation *= stage.stride
@@ -253,7 +248,7 @@ class ResNet(nn.Module):
                 stride *= stage.stride
             strided = dilation == before
             blocks = self._stage(channels, stage, stage.stride if strided else 1, before, dilation)
-            self.add_module(f"layer{number}", blocks)
+            self.add_module(name, blocks)
             channels = stage.planes * row.expansion
             self.channels += (channels,)
             self.strides += (stride,)
@@ -315,7 +310,7 @@ class ResNet(nn.Module):
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, (PyConvBlock, _BasicBlock)):
-                    _silence(module.last_norm)
+                    _silence(module.get_submodule(module.last_norm))
 
     @property
     def stem(self) -> list[nn.Module]:
@@ -325,11 +320,13 @@ class ResNet(nn.Module):
     @property
     def stages(self) -> list[nn.Module]:
         """The stages in order: ``layer1``, ``layer2``, ..."""
-        return [self.get_submodule(f"layer{n}") for n in range(1, len(self.row.stages) + 1)]
+        return [self.get_submodule(name) for name in self.stage_names]
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """What comes before the stages: ``[N, in_channels, H, W]`` -> ``[N, C, H / s, W / s]``."""
-        return in_turn(self.stem, x)
+        if not is_scripting():
+            return in_turn(self.stem, x)
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, smaller by ``strides[-1]``, rounded up.
@@ -337,8 +334,14 @@ class ResNet(nn.Module):
         ``[N, in_channels, H, W]`` -> ``[N, num_features, H / strides[-1], W / strides[-1]]``.
         """
         x = self.forward_stem(x)
-        for stage in self.stages:
-            x = stage(x)
+        if not is_scripting():
+            for stage in self.stages:
+                x = stage(x)
+            return x
+        for wanted in self.stage_names:
+            for name, child in self.named_children():
+                if name == wanted:
+                    x = child(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import math
 import platform
+import tempfile
 from collections.abc import Iterator
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -118,7 +120,8 @@ def assert_gradients(some: Levels, bound: float) -> None:
 @given(problems())
 @settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 def test_gradients_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
-    for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
+    # Where the kernels do not fit, the gradients of four levels are rounded, and then their sum.
+    for bound, some in ((1e-5, single), (0.006, single.to(torch.bfloat16))):
         for part in (some, *some.apart()):
             assert_gradients(part, bound)
 
@@ -143,23 +146,19 @@ PUBLISHED = {
 }
 
 
-def instructions(flags: str) -> ctypes.CDLL:
-    if platform.machine() != "x86_64":
-        pytest.skip("the flags are those of x86-64")
-    if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
-        pytest.skip("this processor has no AVX-512")
-    return kernels.build(flags)
-
-
 @compiled
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("flags", ["", "-march=x86-64-v4", "-march=x86-64-v3", "-march=x86-64"])
 def test_the_published_pyramids_are_computed_with_any_vectors(
     flags: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if flags and platform.machine() != "x86_64":
+        pytest.skip("the flags are those of x86-64")
+    if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
+        pytest.skip("this processor has no AVX-512")
     if flags:
-        library_of = instructions(flags)
-        monkeypatch.setattr(kernels, "_compiled", lambda: library_of)
+        built = functools.cache(lambda dtype: kernels.build(dtype, flags))
+        monkeypatch.setattr(kernels, "_compiled", built)
     for channels, rows in PUBLISHED.values():
         single = levels(channels, rows, size=(17, 15), stride=stride)
         truth = single.to(torch.float64).plain()
@@ -188,14 +187,20 @@ def test_what_the_kernels_cannot_compute_is_computed_as_usual() -> None:
     assert error(direct(volume, cube, [None], [flat]), expected) < 1e-6
 
 
-def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "build", lambda: (_ for _ in ()).throw(OSError("no g++")))
+def test_without_a_compiler_all_is_as_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in {"PYCONV_HOME": str(tmp_path), "PATH": "", "CXX": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kernels._compiled.cache_clear()
     try:
         some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
-        assert not kernels.available() and not fits(some.x, some.weights, some.geometries)
+        assert not fits(some.x, some.weights, some.geometries)
         assert error(direct(*some), some.plain()) < 1e-6
         assert direct(*some).is_contiguous(memory_format=torch.channels_last)
+        assert not any(map(kernels.available, kernels.DTYPES))
+        assert caplog.text.count("is slower: there is no C++ compiler") == 1
     finally:
         kernels._compiled.cache_clear()
 

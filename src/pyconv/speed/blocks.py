@@ -49,7 +49,7 @@ def _learns_at_once(x: Tensor, levels: list[Conv]) -> bool:
         and all(level.padding_mode == "zeros" for level in levels)
         and all(level.weight.requires_grad for level in levels)
         and computed_in(x) in kernels.DTYPES
-        and kernels.available()
+        and kernels.available(computed_in(x))
     )
 
 

@@ -171,7 +171,7 @@ def _one(problem: Problem, batch: int) -> Algorithm:
         return _known_on_gpu(tuple(problem))
     if compiling:
         return nearest(problem, table_of("cpu"), ours=False)
-    return _known(problem, kernels.available())
+    return _known(problem, kernels.available(problem.dtype))
 
 
 @functools.cache

@@ -34,8 +34,9 @@ def optimize(
 
     Batch norms are folded into the convolutions before them, images run channels-last, and each
     grouped convolution is computed by the fastest equal algorithm, with its weights prepared once.
-    The result is of the same class and has its methods, without gradients; it can be saved, copied,
-    exported and compiled. ``model`` stays as it is.
+    The result has no gradients. It is of the same class and has its methods; it can be saved,
+    copied, exported and compiled. With ``compile`` it is a ``Frozen`` module, which calls such a
+    one through ``torch.compile`` and passes its attributes on. ``model`` stays as it is.
 
     Args:
         model: Any module in eval mode; what it holds besides pyramids runs as before.

@@ -6,12 +6,12 @@ import contextlib
 import logging
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ...system.cache import cache_dir
 from ...system.failures import reading
 from .answers import DriveFile, Origin
 from .partial import PartialFile, clear
@@ -21,28 +21,6 @@ from .target import DEFAULTS, Check, Settings, Target
 __all__ = ["cache_dir", "fetch", "is_offline", "verify"]
 
 logger = logging.getLogger(__name__)
-
-
-def cache_dir() -> Path:
-    """The folder of downloaded weights: ``PYCONV_HOME``, else ``pyconv`` in torch's hub folder."""
-    home = os.environ.get("PYCONV_HOME")
-    if home:
-        return _expanded(home)
-    hub = sys.modules.get("torch.hub")
-    if hub is not None:  # torch.hub.set_dir may have been called
-        return _expanded(hub.get_dir()) / "pyconv"
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    torch_home = os.environ.get("TORCH_HOME", f"{caches}/torch")
-    return _expanded(torch_home) / "hub" / "pyconv"
-
-
-def _expanded(folder: str) -> Path:
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError as error:  # no such user, or one without a home, as in some containers
-        raise ValueError(
-            f"{folder} has no home folder behind its ~. Set PYCONV_HOME to a full path."
-        ) from error
 
 
 def is_offline() -> bool:
