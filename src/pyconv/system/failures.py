@@ -1,10 +1,12 @@
-"""Errors of PyTorch in the words of a user."""
+"""Errors of PyTorch, and of what it is installed with, in the words of a user."""
 
 from __future__ import annotations
 
-__all__ = ["explain", "is_memory"]
+__all__ = ["explain", "is_memory", "library"]
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, MPS, the CPU
+BOTH = "torch torchvision"  # only builds that were made for each other work together
+INSTALL = {"torch": BOTH, "torchvision": BOTH, "PIL": "pillow", "google_crc32c": "google-crc32c"}
 
 
 def explain(error: RuntimeError, cure: str, after: str = "") -> str | None:
@@ -26,3 +28,23 @@ def explain(error: RuntimeError, cure: str, after: str = "") -> str | None:
 def is_memory(error: RuntimeError) -> bool:
     """Whether memory ran out, of a GPU or of the CPU."""
     return any(sign in str(error) for sign in NO_MEMORY)
+
+
+def library(error: BaseException) -> str | None:
+    """The message for a library that is missing or does not work; None for any other error."""
+    lines = str(error).splitlines() or [""]
+    mismatch = next((line for line in lines if "torchvision::" in line), None)
+    if mismatch is not None:  # "operator torchvision::nms does not exist", and its like
+        name, said = "torchvision", mismatch.rpartition("Error: ")[2]
+    elif isinstance(error, ImportError):
+        name, said = (error.name or "").partition(".")[0], lines[0]
+    elif isinstance(error, OSError) and error.errno is None:  # of the dynamic linker
+        name, said = "torch", lines[0]
+    else:
+        return None
+    if name in ("", __name__.partition(".")[0]):
+        return None  # our own fault
+    return (
+        f"{name} is missing or does not work here ({said.rstrip('.')}). Install it anew: "
+        f"pip install --force-reinstall {INSTALL.get(name, name)}"
+    )
