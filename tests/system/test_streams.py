@@ -132,3 +132,12 @@ def test_streams_of_a_program_are_left_alone(capsys: pytest.CaptureFixture[str])
         assert sys.stdout is before
         commands.say("größe")
     assert capsys.readouterr().out == "größe\n"
+
+
+def test_a_program_without_streams_evaluates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is started without a console, where Python has None in their place."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    batches = [(torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.long))]
+    model = pyconv.pyconvresnet_tiny()
+    assert pyconv.evaluate.evaluate(model, batches, progress=True).images == 2

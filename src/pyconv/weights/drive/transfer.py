@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ class Transfer:
             desc=self.target.file.filename,
             unit="B",
             unit_scale=True,
-            disable=None if self.progress else True,  # None: only where stderr is a terminal
+            disable=None if self.progress and sys.stderr else True,  # None: only on a terminal
         ) as bar:
             for chunk in _with_head(self._chunks(response)):
                 if self.partial.size == 0:
