@@ -39,7 +39,7 @@ from .target import Check, DownloadError, Settings, Target
 
 __all__ = ["Transfer"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 PAGE_LIMIT = 1 << 20  # bytes of a web page that are read
 HEAD = 512  # bytes that distinguish a page from a checkpoint
