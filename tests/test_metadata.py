@@ -51,6 +51,8 @@ def test_the_workflow_runs_what_is_claimed() -> None:
     pythons = re.findall(r"3\.\d+", only(r"^ +python: \[(.+)\]$", WORKFLOW))
     assert pythons[0] == only(r'^requires-python = ">=(.+)"', PROJECT)
     assert pythons == re.findall(r"Python :: (3\.\d+)", PROJECT)
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert pythons == only(r"for version in (.+?);", makefile).split()
     oldest, newest = only(r"^ +torch: \[(.+)\]$", WORKFLOW).split(", ")
     assert oldest.strip('"') == only(r'"torch>=([\d.]+)"', PROJECT) + ".*"
     assert newest == '""'  # whatever pip takes
