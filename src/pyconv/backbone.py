@@ -115,9 +115,11 @@ class Backbone(nn.Module):
         self._stem = tuple(self._take(names, module) for module in model.stem)
         self._stages = tuple(self._take(names, module) for module in model.stages[: stages[-1]])
         self.stages = stages
-        self.return_layers = {self._stages[stage - 1]: f"layer{stage}" for stage in stages}
-        self.channels = tuple(model.channels[stage - 1] for stage in stages)
-        self.strides = tuple(model.strides[stage - 1] for stage in stages)
+        self.return_layers: dict[str, str] = {
+            self._stages[stage - 1]: f"layer{stage}" for stage in stages
+        }
+        self.channels: tuple[int, ...] = tuple(model.channels[stage - 1] for stage in stages)
+        self.strides: tuple[int, ...] = tuple(model.strides[stage - 1] for stage in stages)
 
     def _take(self, names: dict[nn.Module, str], module: nn.Module) -> str:
         """Register a module of the network under the name that it has there; that name."""

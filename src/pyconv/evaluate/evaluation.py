@@ -200,9 +200,10 @@ def evaluate(
                 yield batch, logits.topk(min(5, classes)).indices, losses, classes
 
     # A bar is drawn anew ten times a second; a log file gets a line now and then.
-    pace = 0.1 if sys.stderr.isatty() else 30.0
+    shown = progress and sys.stderr is not None  # None: closed
+    pace = 0.1 if shown and sys.stderr.isatty() else 30.0
     total = len(loader) if isinstance(loader, Sized) else None
-    with tqdm(total=total, unit="batch", disable=not progress, mininterval=pace) as bar:
+    with tqdm(total=total, unit="batch", disable=not shown, mininterval=pace) as bar:
         for batch, best, losses, classes in _one_behind(scored(loader)):
             _, labels = batch
             top = best.cpu()

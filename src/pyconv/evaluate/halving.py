@@ -19,7 +19,8 @@ class Halving:
     """Calls a model on images, in halves, quarters, ... of the batch once memory has run out."""
 
     def __init__(self, model: Callable[[Tensor], Tensor], fixed: int | None) -> None:
-        self.model, self.fixed = model, fixed
+        self.model = model
+        self.fixed = fixed
         self.limit = fixed  # images at once, if there is one
 
     def __call__(self, images: Tensor) -> Tensor:

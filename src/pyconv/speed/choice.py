@@ -75,7 +75,7 @@ class autotune(AbstractContextManager[None]):  # a verb, as torch.no_grad is
     enabled: bool = False
 
     def __init__(self, enabled: bool = True) -> None:
-        self.before = autotune.enabled
+        self.before: bool = autotune.enabled
         autotune.enabled = enabled
 
     def __exit__(self, *error: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeGuard, cast
+from typing import Any, Literal, TypeGuard, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,30 @@ from .prepared import Convert, DirectPyramid, Frozen, PreparedConv
 from .problem import Problem, ones, problem_of
 from .table import nearest, table_of
 
+M = TypeVar("M", bound=nn.Module)
+Layer = _PyConvNd | Conv
+Inputs = Tensor | Sequence[Any] | None
+Dtype = torch.dtype | None
+Yes = Literal[True]
+No = Literal[False]
 
+
+@overload  # a layer by itself is replaced
+def optimize(
+    model: Layer, example_inputs: Inputs = None, *, dtype: Dtype = None, compile: No = False
+) -> nn.Module: ...
+@overload
+def optimize(
+    model: M, example_inputs: Inputs = None, *, dtype: Dtype = None, compile: No = False
+) -> M: ...
+@overload
+def optimize(
+    model: nn.Module, example_inputs: Inputs = None, *, dtype: Dtype = None, compile: Yes
+) -> Frozen: ...
+@overload
+def optimize(
+    model: nn.Module, example_inputs: Inputs = None, *, dtype: Dtype = None, compile: bool
+) -> nn.Module: ...
 def optimize(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Any] | None = None,

@@ -30,7 +30,7 @@ from .cache import cache_dir
 
 __all__ = ["CompilerError", "load"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MACOS = sys.platform == "darwin"
 FLAGS = (

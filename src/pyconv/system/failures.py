@@ -1,4 +1,4 @@
-"""Errors of PyTorch and of the system in the words of a user."""
+"""Errors of PyTorch, of the system and of other libraries in the words of a user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["ContentError", "explain", "is_memory", "reading", "unreadable"]
+__all__ = ["ContentError", "explain", "is_memory", "library", "reading", "unreadable"]
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, MPS, the CPU
 CURES = {
@@ -21,6 +21,8 @@ CURES = {
     errno.ENFILE: "Allow more open files, or close other programs",
     errno.ENOMEM: "Free memory, or raise the limit of this process (ulimit -v)",
 }
+BOTH = "torch torchvision"  # only builds that were made for each other work together
+INSTALL = {"torch": BOTH, "torchvision": BOTH, "PIL": "pillow", "google_crc32c": "google-crc32c"}
 TRY_AGAIN = "Try again; if it stays, see to the disk or the network that it lies on"
 
 
@@ -138,3 +140,23 @@ def is_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
+
+
+def library(error: BaseException) -> str | None:
+    """The message for a library that is missing or does not work; None for any other error."""
+    lines = str(error).splitlines() or [""]
+    mismatch = next((line for line in lines if "torchvision::" in line), None)
+    if mismatch is not None:  # "operator torchvision::nms does not exist", and its like
+        name, said = "torchvision", mismatch.rpartition("Error: ")[2]
+    elif isinstance(error, ImportError):
+        name, said = (error.name or "").partition(".")[0], lines[0]
+    elif isinstance(error, OSError) and error.errno is None:  # of the dynamic linker
+        name, said = "torch", lines[0]
+    else:
+        return None
+    if name in ("", __name__.partition(".")[0]):
+        return None  # our own fault
+    return (
+        f"{name} is missing or does not work here ({said.rstrip('.')}). Install it anew: "
+        f"pip install --force-reinstall {INSTALL.get(name, name)}"
+    )

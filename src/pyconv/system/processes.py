@@ -37,7 +37,7 @@ class SharedError(SystemExit):
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(commands.exit_code(cause))
-        self.__cause__ = cause
+        self.__cause__: BaseException | None = cause
 
 
 @dataclass(frozen=True)

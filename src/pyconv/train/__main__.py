@@ -37,9 +37,10 @@ EXAMPLES = """\
   torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
       -m pyconv.train /data/imagenet --model pyconvresnet50 --output runs/two-hosts
       on two machines: the same command on each
-exit codes: 0 done, 1 failed, 2 wrong usage or bad input; saved and left early: 124 time limit,
-130 interrupted, 143 terminated. The same command goes on where a run was left.
 """
+EXIT_CODES = """\
+0 done, 1 failed, 2 wrong usage or bad input; saved and left early: 124 time limit,
+130 interrupted, 143 terminated. The same command goes on where a run was left."""
 
 
 def seconds(text: str) -> float:
@@ -55,7 +56,8 @@ def seconds(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = commands.parser("pyconv-train", "Train a network on labelled images.", EXAMPLES)
+    text = "Train a network on labelled images."
+    parser = commands.parser("pyconv-train", text, EXAMPLES, EXIT_CODES)
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
     parser.add_argument("--model", required=True, help="of pyconv.list_models(), or module:factory")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ..system.files import remove_leftovers, replacing
 from .recipe import differences
@@ -27,8 +27,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.last, self.best = path / "last.pt", path / "best.pt"
-        self.lock = FileLock(path / ".lock")
+        self.last: Path = path / "last.pt"
+        self.best: Path = path / "best.pt"
+        self.lock: BaseFileLock = FileLock(path / ".lock")
 
     def take(self) -> None:
         """Make the folder, lock it, and remove files that a kill left half written.

@@ -117,9 +117,11 @@ class TrainImages(Dataset[tuple[Tensor, Tensor]]):
         self, samples: Samples, transform: Callable[[Any], Tensor], channels: int, seed: int = 0
     ) -> None:
         # Strings: a million Path objects would fill the memory of every loader process.
-        self.paths = [str(path) for path, _ in samples]
-        self.labels = torch.tensor([label for _, label in samples])
-        self.transform, self.mode, self.seed = transform, "L" if channels == 1 else "RGB", seed
+        self.paths: list[str] = [str(path) for path, _ in samples]
+        self.labels: Tensor = torch.tensor([label for _, label in samples])
+        self.transform = transform
+        self.mode: str = "L" if channels == 1 else "RGB"
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -161,12 +163,15 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
                 f"There are {images} training images, fewer than one batch of {batch}. Choose a "
                 "smaller --batch-size."
             )
-        self.images, self.batch, self.seed = images, batch, seed
-        self.steps = images // batch
-        self.share = batch // processes
-        self.first = rank * self.share
-        self.part = self.share // accumulate
-        self.epoch = self.step = 0
+        self.images = images
+        self.batch = batch
+        self.seed = seed
+        self.steps: int = images // batch
+        self.share: int = batch // processes
+        self.first: int = rank * self.share
+        self.part: int = self.share // accumulate
+        self.epoch: int = 0
+        self.step: int = 0
 
     def start(self, epoch: int, step: int) -> None:
         """Begin the next iteration at this step of this epoch, both counted from 0."""

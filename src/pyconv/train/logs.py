@@ -29,8 +29,9 @@ Row = Mapping[str, Any]
 
 
 def message(text: str) -> None:
-    """Write a line on stderr, above the progress bar."""
-    tqdm.write(text, file=sys.stderr)
+    """Write a line on stderr, above the progress bar; nowhere, if it is closed."""
+    if sys.stderr is not None:
+        tqdm.write(text, file=sys.stderr)
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Run:
             initial=now.step,
             unit="step",
             leave=False,
-            disable=None if self.world.first else True,
+            disable=None if self.world.first and sys.stderr else True,
         ) as bar:
             while now.step < steps and code == commands.DONE:
                 self._step(parts)

@@ -16,13 +16,13 @@ from ..weights.checkpoint import CheckpointError
 __all__ = ["FORMAT", "read_best", "read_state", "write_state"]
 
 FORMAT = 1
-BEST = {
+BEST: dict[str, type] = {
     "format": int,
     "state_dict": Mapping,  # the weights to use: averaged ones where the recipe averages
     "run": dict,  # identity and recipe, which must be the same for a run to go on
     "history": list,
 }
-PARTS = BEST | {
+PARTS: dict[str, type] = BEST | {
     "position": dict,
     "training": dict,  # the weights that learn, optimizer, loss scale and averages
 }

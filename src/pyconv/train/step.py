@@ -21,7 +21,7 @@ from ..system.devices import DTYPES
 from ..system.processes import World
 from ..weights import checkpoint
 from ..weights.rows import WeightsEnum
-from .loading import derive_seed, make_mixer
+from .loading import Mixer, derive_seed, make_mixer
 from .recipe import Recipe, TrainOptions
 
 __all__ = [
@@ -123,13 +123,19 @@ class TrainStep:
         preprocess: Preprocess,
         classes: int,
     ) -> None:
-        self.frozen, self.recipe, self.options = frozen, recipe, options
-        self.world, self.device, self.preprocess = world, device, preprocess
+        self.frozen = frozen
+        self.recipe = recipe
+        self.options = options
+        self.world = world
+        self.device = device
+        self.preprocess = preprocess
         if options.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not options.deterministic
-        self.layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.layout: torch.memory_format = (
+            torch.channels_last if options.channels_last else torch.contiguous_format
+        )
         network = network.to(device).to(memory_format=self.layout)
         self.network = network
         parallel = (
@@ -143,16 +149,18 @@ class TrainStep:
         )
         if options.compile:
             self.forward = torch.compile(self.forward)
-        self.ema = (
+        self.ema: AveragedModel | None = (
             AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
             if recipe.ema
             else None
         )
-        self.optimizer = make_optimizer(network, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        self.mixer = make_mixer(recipe, classes)
-        self.waited = 0.0  # seconds for images; the run reads it and sets it back to 0
+        self.optimizer: torch.optim.Optimizer = make_optimizer(network, recipe)
+        self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(
+            device.type, enabled=recipe.precision == "float16"
+        )
+        self.criterion: nn.Module = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self.mixer: Mixer | None = make_mixer(recipe, classes)
+        self.waited: float = 0.0  # seconds for images; the run reads it and sets it back to 0
 
     @property
     def averaged(self) -> nn.Module:

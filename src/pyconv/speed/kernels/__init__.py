@@ -18,7 +18,7 @@ import torch
 
 from ...system.compiling import load
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 HEADERS = (

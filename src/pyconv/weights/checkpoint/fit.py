@@ -17,7 +17,7 @@ from .whose import whose
 
 __all__ = ["check_structure", "check_values", "load", "sizes"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SAVED_FROM = "Choose the model that it was saved from."
 FIRST_CONV, CLASSIFIER = "conv1", "fc"  # where a network does not say how it names these modules

@@ -15,7 +15,7 @@ from .kind import CheckpointError
 
 __all__ = ["Notes", "read", "read_notes"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 NESTS = (  # where training scripts keep the weights in a larger checkpoint; the first one is taken
     "state_dict",

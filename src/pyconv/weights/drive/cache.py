@@ -20,7 +20,7 @@ from .target import DEFAULTS, Check, Settings, Target
 
 __all__ = ["cache_dir", "fetch", "is_offline", "verify"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def is_offline() -> bool:

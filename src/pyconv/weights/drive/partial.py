@@ -37,11 +37,11 @@ class PartialFile:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.place = _new_place(target.path)
-        self.version = Version()
-        self.size = 0  # bytes
+        self.place: Path = _new_place(target.path)
+        self.version: Version = Version()
+        self.size: int = 0  # bytes
         self._flushed = 0  # bytes that the disk has started to write
-        self.resumed = False  # whether the bytes came in more than one answer
+        self.resumed: bool = False  # whether the bytes came in more than one answer
         self._open: BinaryIO | None = None
         self._digest = Digest()
         # Hashing and flushing go on beside the arrival of bytes, at most one of each at a time.

@@ -26,7 +26,7 @@ class Digest:
     """SHA-256 and CRC-32C of bytes as they pass."""
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size: int = 0
         self._sha256 = hashlib.sha256()
         self._crc32c = google_crc32c.Checksum()
 
