@@ -500,7 +500,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert 0 < correct1 < correct5
     record = {"images": 20, "correct1": correct1, "correct5": correct5, "top1": 5.0 * correct1}
     (tmp_path / "record.json").write_text(json.dumps(record))
-    for module in ("evaluate.__main__", "weights.rows"):
+    for module in ("evaluate.job", "weights.rows"):
         monkeypatch.setattr(f"pyconv.{module}.sample_file", lambda name: tmp_path / name)
     return tmp_path
 

@@ -133,7 +133,7 @@ def _look(root: Path) -> Found:
     if images and not synsets:
         found = _from_names(images, _kaggle_labels(place), left_out)
         if found.samples:
-            _leave(folders, "in a folder beside the images", left_out)
+            _leave(folders, "in a folder beside the images", found.left_out)
             return found
     if folders:
         left_out["beside the folders of the classes"] = images

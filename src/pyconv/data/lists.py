@@ -122,7 +122,7 @@ def _by_columns(
                 f"{lines[number]!r}. Put what contains {mark!r} into quotes, and close them."
             )
     body = table[1:] or table
-    columns = [n for n in range(width) if any(row[n] for row in body)]
+    columns = [n for n in range(width) if any(row[n] for row in table)]
     if len(columns) > 2 and _is_index([row[columns[0]] for row in body]):
         del columns[0]
 
