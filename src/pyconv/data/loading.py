@@ -110,7 +110,7 @@ def make_loader(
         preprocess: Sizes and statistics.
         batch_size: Images in a batch; the last may have fewer.
         workers: Processes that decode; 0 decodes in this one. There are fewer, with a line on
-            stderr, where too few files may be open.
+            stderr, where the system does not give more.
         fast_decode: Decode JPEGs with torchvision and resize tensors, in half the time; pixels
             differ by 1 of 255 here and there. Other files, and grey models, go the exact way.
         pin_memory: Put the pixels into page-locked memory, for a GPU.

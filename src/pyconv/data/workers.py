@@ -60,38 +60,37 @@ class _Loader(DataLoader[Any]):
     """A DataLoader with as many workers as can be had when it starts."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        if self._iterator is None:  # or the workers of the last epoch go on
-            self._fit()
-        try:
+        if self._iterator is not None:  # the workers of the last epoch go on
             return super().__iter__()
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(
-                f"Loader processes cannot start: {reason}. --workers 0 (workers=0) needs none."
-            ) from error
-
-    def _fit(self) -> None:
         workers = workers_for(self.num_workers, _free_files())
         if workers < self.num_workers:
-            tqdm.write(
-                f"Too few files may be open for {self.num_workers} loader processes, so there are "
-                f"{workers}. More are allowed by 'ulimit -n 1024' before the command.",
-                file=sys.stderr,
-            )
-            self.num_workers = workers
+            self._take(workers, "Too few files may be open ('ulimit -n 1024' allows more)")
+        try:
+            if self.num_workers:
+                multiprocessing.SimpleQueue().close()  # before PyTorch's are half made
+            return super().__iter__()
+        except OSError as error:
+            self._take(0, str(error.strerror or error))
+            return super().__iter__()
+
+    def _take(self, workers: int, reason: str) -> None:
+        tqdm.write(
+            f"{reason}: {workers} loader processes instead of {self.num_workers}.", file=sys.stderr
+        )
+        self.num_workers = workers
 
 
 def data_loader(
     dataset: Dataset[Any], *, collate_fn: Callable[[Any], Any], num_workers: int, **options: Any
 ) -> DataLoader[Any]:
-    """A DataLoader that needs no shared memory and few open files.
+    """A DataLoader that needs no shared memory, and works where few files may be open.
 
     Args:
         dataset: The items.
         collate_fn: Makes a batch of a list of items, in the worker. Not PyTorch's default, which
             takes shared memory for it; of ``(pixels, label)`` use :func:`stack_pairs`.
-        num_workers: Processes that decode; 0 decodes in this one. Fewer, with a line on stderr,
-            where too few files may be open.
+        num_workers: Processes that decode; 0 decodes in this one. There are fewer, with a line on
+            stderr, where the system does not give more.
         options: What else a DataLoader takes.
     """
     return _Loader(dataset, collate_fn=_Packing(collate_fn), num_workers=num_workers, **options)
