@@ -145,11 +145,9 @@ def _look(root: Path) -> Found:
             f"{place} holds images whose names say no class, such as {images[0].name}. If it is "
             f"the folder of one class, give {place.parent}; else give --labels FILE."
         )
-    packed = next((f" For the images in {file.name}, give {file}." for file in _tars(files)), "")
-    raise ValueError(
-        f"There are no images in {place}: it is empty, or holds other files.{packed}"
-        + _and(left_out)
-    )
+    packed = next((f" For the images in {file.name}, give {file}." for file in _tars(files)), None)
+    more = _and(left_out) if packed is None else packed
+    raise ValueError(f"There are no images in {place}: it is empty, or holds other files.{more}")
 
 
 def _no_texts(files: Iterable[Path]) -> list[Path]:
@@ -182,7 +180,7 @@ def _descend(root: Path, left_out: LeftOut) -> Path:
     if any(SYNSET.fullmatch(path.name) for path in inside):
         return root
     places = [root / name for name in VAL_FOLDERS if (root / name).is_dir()]
-    places += [path for path in inside if path not in places and _is_val(path)]
+    places += [path for path in inside if _is_val(path) and not any(map(path.samefile, places))]
     if len(places) > 1:
         left_out[f"beside {places[0].name}, which holds the images"] = places[1:]
     return places[0] if places else root
