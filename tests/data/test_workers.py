@@ -66,7 +66,7 @@ def test_a_small_shared_memory_is_enough() -> None:
 def test_without_processes_one_decodes_and_says_so(no_room: dict[str, str]) -> None:
     done = evaluation("--workers", "2", LD_PRELOAD=no_room["sem_open"])
     assert done.returncode == 0, done.stderr
-    assert "No space left on device: 0 loader processes instead of 2." in done.stderr
+    assert "No space left on device: 0 instead of 2 loader processes." in done.stderr
     assert "Traceback" not in done.stderr
 
 

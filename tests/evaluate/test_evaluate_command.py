@@ -527,7 +527,7 @@ def test_what_is_left_out_is_told_and_written(
     code, result = run(tmp_path / "r.json", data, *options, "--labels", tmp_path / "l.csv")
     assert (code, result["images"], result["missing"]) == (0, 12, ["gone.JPEG"])
     err = capsys.readouterr().err
-    assert "1 names of the list are not there; the first is gone.JPEG" in err
+    assert "Names of the list that are not there: 1, as gone.JPEG" in err
     assert "12 .jpeg files are left out, not named in l.csv" in err
 
 
@@ -542,7 +542,7 @@ def test_images_that_the_system_does_not_read_make_the_command_fail(
     assert (code, result["images"], result["unreadable"]) == (1, 22, [str(path)])
     (told,) = result["system_errors"]
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("1 images were not read by the system, and the result is that of the")
+    assert last.startswith("Images that the system did not read: 1; the result is that of the")
     assert last.endswith(told)
 
 

@@ -94,7 +94,7 @@ HINTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "one class": ({"present_classes": 1}, None),
     "not all was read": (
         {"system_errors": ["a.jpg cannot be read: Stale file handle."]},
-        "1 images were not read by the system.*Stale file handle",
+        "Images that the system did not read: 1;.*Stale file handle",
     ),
 }
 

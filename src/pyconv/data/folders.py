@@ -181,9 +181,11 @@ def _descend(root: Path, left_out: LeftOut) -> Path:
         return root
     places = [root / name for name in VAL_FOLDERS if (root / name).is_dir()]
     places += [path for path in inside if _is_val(path) and not any(map(path.samefile, places))]
-    if len(places) > 1:
-        left_out[f"beside {places[0].name}, which holds the images"] = places[1:]
-    return places[0] if places else root
+    if not places:
+        return root
+    others = [*places[1:], *(path for path in inside if path.name.casefold() == "test")]
+    left_out[f"beside {places[0].name}, which holds the images"] = others
+    return places[0]
 
 
 def _is_val(path: Path) -> bool:

@@ -69,12 +69,12 @@ def describe(left_out: Mapping[str, Iterable[Path]]) -> tuple[str, ...]:
     groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for reason, paths in left_out.items():
         for path in paths:
-            groups[
-                "folder" if path.is_dir() else f"{path.suffix.lower()} file".strip(), reason
-            ].append(path)
+            kind = "folder" if path.is_dir() else f"{path.suffix.lower()} file".strip()
+            groups[kind, reason].append(path)
     return tuple(
-        f"{len(paths):,} {kind}{' is' if len(paths) == 1 else 's are'} left out, {reason}; "
-        f"the first is {paths[0]}"
+        f"1 {kind} is left out, {reason}: {paths[0]}"
+        if len(paths) == 1
+        else f"{len(paths):,} {kind}s are left out, {reason}; the first is {paths[0]}"
         for (kind, reason), paths in groups.items()
     )
 

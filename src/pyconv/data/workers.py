@@ -75,7 +75,7 @@ class _Loader(DataLoader[Any]):
 
     def _take(self, workers: int, reason: str) -> None:
         tqdm.write(
-            f"{reason}: {workers} loader processes instead of {self.num_workers}.", file=sys.stderr
+            f"{reason}: {workers} instead of {self.num_workers} loader processes.", file=sys.stderr
         )
         self.num_workers = workers
 

@@ -228,7 +228,7 @@ def _announce(job: Job) -> None:
     lines = [] if job.note is None else [job.note]
     lines += [job.images.finding, *report.shortened(job.images.left_out)]
     if missing := job.images.missing:
-        lines.append(f"{len(missing):,} names of the list are not there; the first is {missing[0]}")
+        lines.append(f"Names of the list that are not there: {len(missing):,}, as {missing[0]}")
     sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 

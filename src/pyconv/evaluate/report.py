@@ -119,7 +119,7 @@ def hint(result: Result) -> str | None:
     images, classes, subset = result["images"], len(result["per_class"]), result.get("subset")
     if errors := result.get("system_errors"):
         return (
-            f"{len(errors):,} images were not read by the system, and the result is that of the "
+            f"Images that the system did not read: {len(errors):,}; the result is that of the "
             f"others. Run it again. The first: {errors[0]}"
         )
     if result["loss"] is None:
