@@ -119,7 +119,7 @@ def unreadable(path: str | Path, error: OSError) -> OSError:
     return told
 
 
-def explain(error: RuntimeError, cure: str, after: str = "") -> str | None:
+def explain(error: RuntimeError | MemoryError, cure: str, after: str = "") -> str | None:
     """The message for an error that can be expected of PyTorch; None for any other.
 
     Args:
@@ -132,7 +132,21 @@ def explain(error: RuntimeError, cure: str, after: str = "") -> str | None:
         reason = text[text.index("DataLoader worker") :].splitlines()[0].rstrip(" .")
         lost = f"A loader process is lost ({reason}). If memory is short, lower --workers."
         return f"{lost} {after}".rstrip()
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return _of_the_compiler(text)
+    if "DataLoader worker" in text:
+        reason = text[text.index("DataLoader worker") :].splitlines()[0].rstrip(" .")
+        lost = f"A loader process is lost ({reason}). If memory is short, lower --workers."
+        return f"{lost} {after}".rstrip()
     return f"Memory ran out. {cure}" if is_memory(error) else None
+
+
+def _of_the_compiler(text: str) -> str:
+    """The message for an error of torch.compile, whose text is many lines."""
+    if "InvalidCxxCompiler" in text:
+        return "There is no C++ compiler to compile with. Install g++, or leave --compile out."
+    first = next((line for line in text.splitlines() if line.strip()), "no reason given")
+    return f"The network cannot be compiled ({first.strip()[:200]}). Leave --compile out."
 
 
 def is_memory(error: BaseException) -> bool:
