@@ -128,10 +128,6 @@ def explain(error: RuntimeError | MemoryError, cure: str, after: str = "") -> st
         after: What to do after a loader process was lost, as a sentence.
     """
     text = str(error)
-    if "DataLoader worker" in text:
-        reason = text[text.index("DataLoader worker") :].splitlines()[0].rstrip(" .")
-        lost = f"A loader process is lost ({reason}). If memory is short, lower --workers."
-        return f"{lost} {after}".rstrip()
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return _of_the_compiler(text)
     if "DataLoader worker" in text:
