@@ -137,7 +137,11 @@ SHALLOW: dict[str, Callable[[Image.Image], bytes]] = {
     ),
     "GIF": lambda image: photos.encode(image, "GIF"),
     "CMYK": lambda image: photos.encode(image.convert("CMYK"), "TIFF"),
-    "YCbCr": lambda image: photos.encode(image.convert("YCbCr"), "TIFF"),
+    "YCbCr": lambda image: photos.encode(
+        image.convert("YCbCr"),
+        "TIFF",
+        compression="tiff_lzw",  # plain, older Pillows cut it short
+    ),
 }
 
 
