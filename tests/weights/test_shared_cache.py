@@ -15,13 +15,22 @@ from pathlib import Path
 import pytest
 from drive_server import Drive, cut
 from fetching import CONTENT, FILE, LOCK, ONCE, PART, QUICK, WHOLE, left, start_worker
-from test_download_disk import as_ordinary_user, drive, open_folder, wait_for  # noqa: F401
+from test_download_disk import as_ordinary_user, wait_for
 
 from pyconv.weights.drive import fetch, read_record
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="users and signals are those of Unix")
 
 FIRST, SECOND, GROUP = 64001, 64002, 64000
+
+
+@pytest.fixture
+def drive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drive]:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "PYCONV_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with Drive(CONTENT) as drive:
+        monkeypatch.setenv("PYCONV_DRIVE_URL", drive.url)
+        yield drive
 
 
 # Once all is imported: another user may not be able to read the interpreter's files.
@@ -52,7 +61,7 @@ def shared() -> Iterator[Path]:
         yield folder
 
 
-def kill_in_mid_body(drive: Drive, folder: Path, before: str = "") -> None:  # noqa: F811
+def kill_in_mid_body(drive: Drive, folder: Path, before: str = "") -> None:
     """Start a download and kill it once bytes are on the disk."""
     drive.bodies = iter([cut(100_000, stall=True)])
     worker = start_worker(drive, folder, before)
@@ -67,7 +76,7 @@ def kill_in_mid_body(drive: Drive, folder: Path, before: str = "") -> None:  # n
 
 @pytest.mark.parametrize("umasks", [(0o022, 0o002), (0o002, 0o022)], ids=["022, 002", "002, 022"])
 def test_the_second_user_waits_for_the_first(
-    drive: Drive,  # noqa: F811
+    drive: Drive,
     shared: Path,
     umasks: tuple[int, int],
 ) -> None:
@@ -85,7 +94,7 @@ def test_the_second_user_waits_for_the_first(
 
 @pytest.mark.parametrize("umasks", [(0o022, 0o002), (0o002, 0o022)], ids=["022, 002", "002, 022"])
 def test_the_second_user_clears_what_was_left_of_the_first(
-    drive: Drive,  # noqa: F811
+    drive: Drive,
     shared: Path,
     umasks: tuple[int, int],
 ) -> None:
@@ -100,7 +109,7 @@ def test_the_second_user_clears_what_was_left_of_the_first(
 
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
 def test_every_user_of_a_folder_can_take_its_lock(
-    drive: Drive,  # noqa: F811
+    drive: Drive,
     tmp_path: Path,
     umask: int,
 ) -> None:
@@ -113,16 +122,14 @@ def test_every_user_of_a_folder_can_take_its_lock(
     assert stat.S_IMODE((tmp_path / "weights.pth").stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_lock_of_another_user_is_done_without(
-    drive: Drive,  # noqa: F811
-    open_folder: Path,  # noqa: F811
-) -> None:
-    (open_folder / LOCK).touch(0o444)
-    open_folder.chmod(0o777)
-    with as_ordinary_user():
-        path = fetch(FILE, open_folder, settings=QUICK, progress=False)
-        assert path.read_bytes() == CONTENT
-        assert left(open_folder) == WHOLE
+def test_a_lock_of_another_user_is_done_without(drive: Drive) -> None:
+    with tempfile.TemporaryDirectory() as name:  # which pytest's would not let others into
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / LOCK).touch(0o444)
+        with as_ordinary_user():
+            assert fetch(FILE, folder, settings=QUICK, progress=False).read_bytes() == CONTENT
+        assert left(folder) == WHOLE
 
 
 # What a kill leaves at each of the moments between which the disk changes.
@@ -147,7 +154,7 @@ def suicide(*arguments):
 @pytest.mark.parametrize("moment", KILLS)
 def test_whenever_it_is_killed_the_next_start_leaves_nothing(
     moment: str,
-    drive: Drive,  # noqa: F811
+    drive: Drive,
     tmp_path: Path,
 ) -> None:
     first = start_worker(drive, tmp_path, KILL.format(how=KILLS[moment]))
@@ -158,7 +165,7 @@ def test_whenever_it_is_killed_the_next_start_leaves_nothing(
     assert left(tmp_path) == WHOLE
 
 
-def test_killed_while_it_takes_over_what_another_left(drive: Drive, tmp_path: Path) -> None:  # noqa: F811
+def test_killed_while_it_takes_over_what_another_left(drive: Drive, tmp_path: Path) -> None:
     kill_in_mid_body(drive, tmp_path)
     how = "module.Digest.of = suicide"  # it has the file under its own name and hashes it
     second = start_worker(drive, tmp_path, KILL.format(how=how))
@@ -169,7 +176,7 @@ def test_killed_while_it_takes_over_what_another_left(drive: Drive, tmp_path: Pa
     assert left(tmp_path) == WHOLE
 
 
-def test_a_hit_leaves_alone_what_somebody_works_on(drive: Drive, tmp_path: Path) -> None:  # noqa: F811
+def test_a_hit_leaves_alone_what_somebody_works_on(drive: Drive, tmp_path: Path) -> None:
     path = fetch(FILE, tmp_path, settings=QUICK, progress=False)
     owner = {"host": os.uname().nodename, "pid": os.getpid()}
     live = tmp_path / f".weights.pth.{'a' * 16}.part"
