@@ -12,6 +12,7 @@ from golden import load, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyconv import (
     PyConv1d,
@@ -114,6 +115,18 @@ def test_tools_see_plain_convolutions() -> None:
     for model in (pyconvresnet18(), pyconvhgresnet50()):
         convs = [module for module in model.modules() if hasattr(module, "kernel_size")]
         assert {type(module) for module in convs} == {nn.Conv2d, nn.MaxPool2d}
+
+
+def test_a_counter_of_operations_counts_those_of_the_levels() -> None:
+    layer = PyConv2d(64, 64).to(memory_format=torch.channels_last)
+    x = torch.randn(4, 64, 28, 28).contiguous(memory_format=torch.channels_last)
+
+    def count(module: nn.Module) -> int:
+        with FlopCounterMode(display=False) as counter:
+            module(x.requires_grad_()).sum().backward()
+        return counter.get_total_flops()
+
+    assert count(layer) == sum(map(count, layer.levels)) > 0
 
 
 def test_channels_are_shared_as_in_the_papers_table() -> None:

@@ -86,12 +86,16 @@ def basic_block(block: _BasicBlock, x: Tensor) -> Tensor:
 def pays(block: PyConvBlock | _BasicBlock) -> bool:
     """Whether a block has norms to fuse, or a pyramid of one level with groups."""
     first = block.conv2 if isinstance(block, PyConvBlock) else block.conv1
-    return (block.training and torch.is_grad_enabled()) or getattr(first, "groups", 1) > 1
+    return (block.training and torch.is_grad_enabled()) or _is_grouped(first)
+
+
+def _is_grouped(module: Any) -> bool:
+    return type(module) in CONVS and bool(module.groups > 1)
 
 
 def _grouped(module: nn.Module, x: Tensor) -> Tensor:
     """A pyramid of one level is a convolution, which has nobody else to compute it faster."""
-    return _conv(module, x) if getattr(module, "groups", 1) > 1 else module(x)
+    return _conv(module, x) if _is_grouped(module) else module(x)
 
 
 def _shortcut(downsample: nn.Module | None, x: Tensor) -> Tensor:
