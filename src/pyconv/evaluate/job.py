@@ -60,10 +60,12 @@ def decide(args: argparse.Namespace, world: World) -> tuple[Job, EvalOptions]:
     if args.sample:
         device, job = devices.choose_device(args.device, shared=True), _sample_job()
     else:
-        published = published_pixels(args.model)  # a misspelt network before anything else
+        # A misspelt network before anything else, then weights that nobody published.
+        published, chosen = published_pixels(args.model), _weights(args)
         if not args.data.expanduser().exists():  # before weights are downloaded
             raise ValueError(f"There is no folder {args.data}. Give the folder of the images.")
-        device, job = devices.choose_device(args.device, shared=True), _job(args, published)
+        device = devices.choose_device(args.device, shared=True)
+        job = _job(args, chosen, published)
     return job, _options(args, device, len(job.images.samples), world)
 
 
@@ -79,18 +81,23 @@ def _sample_job() -> Job:
     )
 
 
-def _job(args: argparse.Namespace, published: Preprocess) -> Job:
-    """Build the model first: a wrong name should not wait for 50,000 images to be listed."""
-    chosen: WeightsEnum | Path | None = args.checkpoint
-    if chosen is None:
-        chosen = resolve_weights(args.model, args.weights is None, args.weights)
-    assert chosen is not None  # without --weights, the paper's
+def _weights(args: argparse.Namespace) -> WeightsEnum | Path:
+    """The weights that were asked for; by default the paper's."""
+    if args.checkpoint is not None:
+        path: Path = args.checkpoint.expanduser()
+        return path
+    chosen = resolve_weights(args.model, args.weights is None, args.weights)
+    assert chosen is not None
+    return chosen
+
+
+def _job(args: argparse.Namespace, chosen: WeightsEnum | Path, published: Preprocess) -> Job:
+    """Build the model first: a wrong one should not wait for 50,000 images to be listed."""
     notes, options = checkpoint.Notes(), {}
     if isinstance(chosen, WeightsEnum):
         published = chosen.value.preprocess
         published.sized(args.crop, args.resize)  # a wrong size should not wait for a download
     else:
-        chosen = chosen.expanduser()
         notes, options = checkpoint.read_notes(chosen), options_for(args.model, chosen)
     model = get_model(args.model, weights=chosen, **options)
     note = None
