@@ -587,6 +587,14 @@ FIRST: dict[str, tuple[list[str], str]] = {
         ["/nowhere", "--model", "pyconvresnet5", "--checkpoint", "{ckpt}"],
         "Did you mean",
     ),
+    "weights that nobody published before a missing folder": (
+        ["/nowhere", "--model", "resnet18"],
+        "no published weights for resnet18",
+    ),
+    "no such home": (
+        ["{flat}", "--model", "pyconvresnet50", "--checkpoint", "~nobody-of-this-name/best.pt"],
+        "~nobody-of-this-name/best.pt has no home folder behind its ~. Give the full path.",
+    ),
     "a missing folder before a download": (["/nowhere", "--model", "resnet50"], "no folder"),
     "a crop too large before a download": (
         ["{flat}", "--model", "pyconvresnet50", "--crop", "40", "--resize", "30"],
@@ -608,6 +616,15 @@ def test_the_most_helpful_error_comes_first(
     arguments, message = FIRST[fault]
     assert main([text.format(flat=flat, ckpt=checkpoint) for text in arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_weights_without_a_classifier_are_called_so(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "body.pth"
+    torch.save(get_model("pyconvresnet_tiny", num_classes=0).state_dict(), path)
+    assert main([str(flat), "--model", "pyconvresnet_tiny", "--checkpoint", str(path)]) == 2
+    assert "holds weights without a classifier" in capsys.readouterr().err
 
 
 def test_the_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from ..system.failures import ContentError, reading
+from ..system.files import expanded
 from . import imagenet
 from .decoding import read_bytes
 from .listing import NO_IMAGE, LeftOut, describe, entries, files_below, is_image, is_litter
@@ -101,10 +102,10 @@ def find_images(
     Raises:
         ValueError: if there are no images, they lie on another level, or the classes do not fit.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     if labels is not None:
         known = () if classes is None or isinstance(classes, int) else classes
-        found = _from_list(root, Path(labels).expanduser(), known)
+        found = _from_list(root, expanded(labels), known)
     elif root.is_file():
         found = _from_tar(root)
     else:

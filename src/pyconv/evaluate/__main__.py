@@ -25,7 +25,7 @@ from ..data.folders import ImageList
 from ..data.loading import make_loader
 from ..system import commands, devices, processor
 from ..system.failures import explain
-from ..system.files import require_writable, write_result
+from ..system.files import expanded, require_writable, write_result
 from ..system.launch import launch, process_count
 from ..system.processes import World, joined
 from ..system.signals import noting
@@ -185,7 +185,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--model is missing, such as --model pyconvresnet50")
     for option in ("checkpoint", "labels"):
         path = getattr(args, option)
-        if path is not None and not path.expanduser().is_file():
+        if path is not None and not expanded(path).is_file():
             raise ValueError(f"--{option}: there is no file {path}. Give the path of one.")
     if args.workers is not None and args.workers < 0:
         parser.error("--workers must be 0 or more")

@@ -16,6 +16,7 @@ from ..data.folders import ImageList, find_images
 from ..data.preprocess import Preprocess, expected_pixels
 from ..models import get_model, options_for, published_pixels, resolve_weights
 from ..system import devices, processor
+from ..system.files import expanded
 from ..system.processes import World
 from ..weights import checkpoint
 from ..weights.rows import PyConvResNetTiny_Weights, WeightsEnum, sample_file
@@ -62,7 +63,7 @@ def decide(args: argparse.Namespace, world: World) -> tuple[Job, EvalOptions]:
     else:
         # A misspelt network before anything else, then weights that nobody published.
         published, chosen = published_pixels(args.model), _weights(args)
-        if not args.data.expanduser().exists():  # before weights are downloaded
+        if not expanded(args.data).exists():  # before weights are downloaded
             raise ValueError(f"There is no folder {args.data}. Give the folder of the images.")
         device = devices.choose_device(args.device, shared=True)
         job = _job(args, chosen, published)
@@ -84,8 +85,7 @@ def _sample_job() -> Job:
 def _weights(args: argparse.Namespace) -> WeightsEnum | Path:
     """The weights that were asked for; by default the paper's."""
     if args.checkpoint is not None:
-        path: Path = args.checkpoint.expanduser()
-        return path
+        return expanded(args.checkpoint)
     chosen = resolve_weights(args.model, args.weights is None, args.weights)
     assert chosen is not None
     return chosen
@@ -112,6 +112,11 @@ def _job(args: argparse.Namespace, chosen: WeightsEnum | Path, published: Prepro
         network=str(chosen),
     )
     count, names = getattr(model, "num_classes", options.get("num_classes")), notes.classes or ()
+    if count == 0:
+        raise ValueError(
+            f"{chosen} holds weights without a classifier. Evaluate a checkpoint that has one; "
+            "pyconv-train --weights can train one for it."
+        )
     classes = names if len(names) == count else count
     images = find_images(args.data, classes, labels=args.labels)
     subset = _subset(images) if args.subset_classes else None

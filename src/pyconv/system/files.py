@@ -17,6 +17,7 @@ from .failures import unreadable
 
 __all__ = [
     "existing",
+    "expanded",
     "naming",
     "remove_leftovers",
     "replacing",
@@ -28,6 +29,18 @@ __all__ = [
 
 NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # names that replacing() writes to first
+
+
+def expanded(path: str | Path) -> Path:
+    """A path that a user gave, with its ``~`` replaced by the home folder.
+
+    Raises:
+        ValueError: if it begins with a ``~`` that stands for no folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no such user, or one without a home, as in some containers
+        raise ValueError(f"{path} has no home folder behind its ~. Give the full path.") from error
 
 
 def existing(text: str) -> Path | None:
