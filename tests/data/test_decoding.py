@@ -19,7 +19,7 @@ from PIL import Image
 
 from pyconv.data import Preprocess, decode
 from pyconv.data.decoding import image_suffixes, read_image, to_bytes
-from pyconv.system.failures import ContentError
+from pyconv.system.reading import ContentError
 
 RAMP = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
 GREY = (RAMP >> 8).astype(np.uint8)

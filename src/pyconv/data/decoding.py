@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..system.failures import ContentError, reading
+from ..system.reading import ContentError, reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image

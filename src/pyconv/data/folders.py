@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from ..system.failures import ContentError, reading
 from ..system.files import expanded
+from ..system.reading import ContentError, reading
 from . import imagenet
 from .decoding import read_bytes
 from .listing import NO_IMAGE, LeftOut, describe, entries, files_below, is_image, is_litter

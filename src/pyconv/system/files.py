@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from .failures import unreadable
+from .reading import unreadable
 
 __all__ = [
     "existing",

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from ...system.failures import ContentError, reading
+from ...system.reading import ContentError, reading
 from .kind import CheckpointError, identify
 
 __all__ = ["read_content"]

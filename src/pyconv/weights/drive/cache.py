@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ...system.cache import cache_dir
-from ...system.failures import reading
+from ...system.reading import reading
 from .answers import DriveFile, Origin
 from .partial import PartialFile, clear
 from .record import Digest, Record, read_record, today, write_record

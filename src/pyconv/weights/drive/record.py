@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, Literal, get_args
 
 import google_crc32c
 
-from ...system.failures import ContentError, reading
 from ...system.files import write_json
+from ...system.reading import ContentError, reading
 
 __all__ = ["Digest", "Record", "Trust", "read_json", "read_record", "write_record"]
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
-from pyconv.system.failures import ContentError, reading
+from pyconv.system.reading import ContentError, reading
 
 Parse = Callable[[BinaryIO], object]
 unix = pytest.mark.skipif(os.name == "nt", reason="pipes, devices and limits are those of Unix")
