@@ -26,8 +26,8 @@ Conv = type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]
 class _PyConvNd(nn.Module):
     """What PyConv1d, PyConv2d and PyConv3d share."""
 
-    __constants__ = ("dims",)  # this and the next are for torch.jit.script
-    __jit_unused_properties__ = ("levels",)
+    __constants__: tuple[str, ...] = ("dims",)  # this and the next are for torch.jit.script
+    __jit_unused_properties__: tuple[str, ...] = ("levels",)
 
     dims: ClassVar[int]  # of the map
     conv: ClassVar[Conv]  # of a level

@@ -198,7 +198,7 @@ class ResNet(nn.Module):
         ValueError: if an option is out of its range.
     """
 
-    __jit_unused_properties__ = ("stem", "stages")
+    __jit_unused_properties__: tuple[str, ...] = ("stem", "stages")
     first_conv: str = "conv1"  # names of the modules that a checkpoint is adapted at
     classifier: str = "fc"
     if TYPE_CHECKING:  # torch.jit.script cannot read annotations of a class
@@ -241,7 +241,7 @@ class ResNet(nn.Module):
         self.channels: tuple[int, ...] = ()  # of the stages' feature maps
         self.strides: tuple[int, ...] = ()  # input pixels per feature, stage by stage
         dilation = 1
-        self.stage_names = [f"layer{number}" for number, _ in enumerate(row.stages, 1)]
+        self.stage_names: list[str] = [f"layer{n}" for n in range(1, len(row.stages) + 1)]
         for name, stage in zip(self.stage_names, row.stages, strict=True):
             before = dilation
             if stride * stage.stride > output_stride:
