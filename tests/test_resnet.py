@@ -249,6 +249,14 @@ def test_exported_models_take_any_batch() -> None:
     torch.testing.assert_close(program.module()(x), network(x))
 
 
+def test_exported_models_take_sides_that_are_multiples_of_32() -> None:
+    network = pyconvresnet18(num_classes=4).eval()
+    sides = {dim: 32 * torch.export.Dim(name, min=2, max=8) for dim, name in ((2, "h"), (3, "w"))}
+    program = torch.export.export(network, (torch.randn(1, 3, 64, 96),), dynamic_shapes=(sides,))
+    x = torch.randn(1, 3, 160, 64)
+    torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("block", [PyConvBlock, PyConvBasicBlock1, PyConvBasicBlock2])
 def test_blocks_stand_on_their_own(block: type[PyConvBlock]) -> None:
     shortcut = nn.Conv2d(32, 16 * block.expansion, 1, stride=2)

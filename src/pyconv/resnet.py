@@ -337,9 +337,7 @@ class ResNet(nn.Module):
         """
         x = self.forward_stem(x)
         if not is_scripting():
-            for stage in self.stages:
-                x = stage(x)
-            return x
+            return in_turn(self.stages, x)
         for wanted in self.stage_names:
             for name, child in self.named_children():
                 if name == wanted:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import platform
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import accumulate
@@ -203,6 +206,19 @@ def test_without_a_compiler_all_is_as_usual(
         assert caplog.text.count("is slower: there is no C++ compiler") == 1
     finally:
         kernels._compiled.cache_clear()
+
+
+def test_training_loads_nothing_from_the_cache_of_pytorch(tmp_path: Path) -> None:
+    """It lies under a name that other users can guess and take first."""
+    code = (
+        "import sys, torch, pyconv; x = torch.randn(2, 64, 56, 56)\n"
+        "pyconv.PyConv2d(64, 64)(x.to(memory_format=torch.channels_last)).sum().backward()\n"
+        "pyconv.speed.kernels.available()\n"
+        "assert 'torch._inductor' not in sys.modules"
+    )
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "planted")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not (tmp_path / "planted").exists()
 
 
 def test_the_operator_keeps_to_the_rules_of_operators() -> None:

@@ -6,7 +6,7 @@ The guard has been asked: the parts of a block are modules that nobody watches o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ def pyramid(layer: _PyConvNd, x: Tensor) -> Any:  # a tensor, or NotImplemented
     levels = layer.levels
     if not all(type(level) in CONVS and not isinstance(level.padding, str) for level in levels):
         return NotImplemented
-    convs = cast(list[Conv], levels)
+    convs: Any = levels
     if _learns_at_once(x, convs):
         geometries = [geometry_of(conv) for conv in convs]
         weights, biases = [conv.weight for conv in convs], [conv.bias for conv in convs]

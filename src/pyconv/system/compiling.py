@@ -41,7 +41,7 @@ FLAGS = (
 )
 DEFAULT = "clang++" if MACOS else "g++"  # as for torch.compile
 ROOM = 4 << 20  # bytes; what is written on the way, and to spare
-PATIENCE = 300  # seconds to wait for another process that compiles the same
+PATIENCE = 120  # seconds to wait for another process that compiles the same
 
 
 class CompilerError(RuntimeError):
