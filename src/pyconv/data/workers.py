@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from tqdm import tqdm
+
+from ..system.streams import message
 
 __all__ = ["data_loader", "stack_pairs", "start_lasting_worker", "start_worker", "workers_for"]
 
@@ -74,9 +75,7 @@ class _Loader(DataLoader[Any]):
             return super().__iter__()
 
     def _take(self, workers: int, reason: str) -> None:
-        tqdm.write(
-            f"{reason}: {workers} instead of {self.num_workers} loader processes.", file=sys.stderr
-        )
+        message(f"{reason}: {workers} instead of {self.num_workers} loader processes.")
         self.num_workers = workers
 
 

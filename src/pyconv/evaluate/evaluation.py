@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..data.loading import Batch, Fault
 from ..system.processes import World
+from ..system.streams import message
 from .halving import Halving
 
 __all__ = ["Metrics", "Tally", "evaluate", "merge"]
@@ -272,9 +273,9 @@ def _note_faults(batch: Batch, tally: Tally, strict: bool) -> None:
         if strict:
             raise (OSError if fault.system else ValueError)(fault.text)
         if len(tally.faults) < NAMED:
-            tqdm.write(fault.text, file=sys.stderr)
+            message(fault.text)
         elif len(tally.faults) == NAMED:
-            tqdm.write("Further ones are named in the result alone (--json).", file=sys.stderr)
+            message("Further ones are named in the result alone (--json).")
         tally.faults.append(fault)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["make_sturdy", "sturdy", "write_error"]
+__all__ = ["make_sturdy", "message", "sturdy", "write_error"]
 
 
 class _Sturdy(io.RawIOBase):
@@ -101,3 +101,11 @@ def write_error() -> OSError | None:
     sys.stdout.flush()
     error: OSError | None = getattr(getattr(sys.stdout, "buffer", None), "error", None)
     return None if isinstance(error, BrokenPipeError) else error
+
+
+def message(text: str) -> None:
+    """Write a line on stderr, above a progress bar; nowhere, if it is closed."""
+    from tqdm import tqdm  # not before a command minds what fails to be imported
+
+    if sys.stderr is not None:
+        tqdm.write(text, file=sys.stderr)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..system.files import naming, replacing
+from ..system.streams import message
 from .progress import Progress
 
 __all__ = [
@@ -20,18 +18,11 @@ __all__ = [
     "RunLogs",
     "append_steps",
     "draw_curves",
-    "message",
     "start_steps",
     "write_table",
 ]
 
 Row = Mapping[str, Any]
-
-
-def message(text: str) -> None:
-    """Write a line on stderr, above the progress bar; nowhere, if it is closed."""
-    if sys.stderr is not None:
-        tqdm.write(text, file=sys.stderr)
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

@@ -13,11 +13,12 @@ from ..data.preprocess import Preprocess
 from ..system import devices, processor
 from ..system.processes import World
 from ..system.signals import Stop
+from ..system.streams import message
 from ..weights.rows import WeightsEnum
 from . import loading
 from .folder import RunFolder, is_best_of
 from .loading import Splits, StepSampler, derive_seed
-from .logs import Board, RunLogs, message
+from .logs import Board, RunLogs
 from .meter import LossMeter
 from .progress import Progress
 from .recipe import Recipe, TrainOptions, differences, part_size
