@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["explain", "is_memory", "library"]
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, MPS, the CPU
+COMPILERS = ("torch._dynamo", "torch._inductor")
 BOTH = "torch torchvision"  # only builds that were made for each other work together
 INSTALL = {"torch": BOTH, "torchvision": BOTH, "PIL": "pillow", "google_crc32c": "google-crc32c"}
 
@@ -18,13 +19,15 @@ def explain(error: RuntimeError | MemoryError, cure: str, after: str = "") -> st
         after: What to do after a loader process was lost, as a sentence.
     """
     text = str(error)
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return _of_the_compiler(text)
-    if "DataLoader worker" in text:
+    if "DataLoader worker (pid" in text:  # others tell what was raised in a worker
         reason = text[text.index("DataLoader worker") :].splitlines()[0].rstrip(" .")
         lost = f"A loader process is lost ({reason}). If memory is short, lower --workers."
         return f"{lost} {after}".rstrip()
-    return f"Memory ran out. {cure}" if is_memory(error) else None
+    if is_memory(error):
+        return f"Memory ran out. {cure}"
+    if type(error).__module__.startswith(COMPILERS) or "torch.compile is not" in text:
+        return _of_the_compiler(text)
+    return None
 
 
 def _of_the_compiler(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ __all__ = [
     "join_norms",
     "make_optimizer",
     "preprocess_of",
+    "require_norms",
 ]
 
 
@@ -87,6 +89,37 @@ def preprocess_of(name: str, network: nn.Module, recipe: Recipe) -> Preprocess:
     )
 
 
+def require_norms(
+    network: nn.Module, frozen: list[nn.Module], preprocess: Preprocess, cure: str
+) -> None:
+    """Check that the norms of a network, which is on the CPU, can learn from one image at a time.
+
+    Args:
+        network: The network. A copy of it is tried.
+        frozen: The parts of it that stay in eval mode.
+        preprocess: The preprocessing of the images.
+        cure: How to compute more images at a time.
+
+    Raises:
+        ValueError: if a norm gets one value of each channel, which has no deviation.
+    """
+    tried, resting = copy.deepcopy((network, frozen))
+    tried.train()
+    for part in resting:
+        part.eval()
+    image = torch.zeros(1, len(preprocess.mean), preprocess.crop, preprocess.crop)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            tried(image)
+    except ValueError as error:
+        if "Expected more than 1" not in str(error):
+            raise
+        raise ValueError(
+            "A process computes one image at a time, of which a batch norm sees one pixel; it "
+            f"needs two. Choose {cure}."
+        ) from error
+
+
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD over the parameters that learn, with the recipe's weight decay."""
     learns = [p for p in network.parameters() if p.requires_grad]
@@ -129,6 +162,7 @@ class TrainStep:
         self.world = world
         self.device = device
         self.preprocess = preprocess
+        self.classes = classes
         if options.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -224,12 +258,26 @@ class TrainStep:
             with self.unsynced() if number + 1 < accumulate else contextlib.nullcontext():
                 with self.autocast():
                     logits = self.forward(images)
+                self._check(logits, len(images))
                 loss = self.criterion(logits.float(), labels) / accumulate
                 self.scaler.scale(loss).backward()
             best = labels if labels.ndim == 1 else labels.argmax(1)
             loss_sum += loss.detach()
             hits += (logits.detach().argmax(1) == best).sum()
         self._update()
+
+    def part(self) -> None:
+        """Let go of the other processes: what DDP holds of their group must not outlive it."""
+        self.forward, self.unsynced = self.network, contextlib.nullcontext
+
+    def _check(self, logits: Any, images: int) -> None:
+        """Check that a network of the user's own gives what a loss can be computed from."""
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if shape != [images, self.classes]:
+            raise ValueError(
+                f"The network gives {shape} for {images} images of {self.classes} classes. It must "
+                f"give a tensor [{images}, {self.classes}]."
+            )
 
     def _update(self) -> None:
         """Change the weights by the gradients that the parts have added up."""
