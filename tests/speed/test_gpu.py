@@ -39,21 +39,17 @@ LEVELS = {
 }
 
 
-def problem(level: str, dtype: torch.dtype, channels_last: bool) -> Problem:
-    inputs, outputs, kernel, geometry, size = LEVELS[level]
-    return Problem(
-        inputs, outputs, (kernel, kernel), geometry, (size, size), dtype, channels_last, "cuda",
-        "forward",
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "channels-last"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_algorithm_is_as_near_the_truth_as_native(
     level: str, channels_last: bool, dtype: torch.dtype
 ) -> None:
-    posed = problem(level, dtype, channels_last)
+    inputs, outputs, kernel, geometry, size = LEVELS[level]
+    kernels, sizes = (kernel, kernel), (size, size)
+    posed = Problem(
+        inputs, outputs, kernels, geometry, sizes, dtype, channels_last, "cuda", "forward"
+    )
     torch.manual_seed(0)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(2, posed.in_channels, *posed.size).contiguous(memory_format=layout)
