@@ -60,10 +60,8 @@ def levels(
     x = torch.randn(images, channels, *size).contiguous(memory_format=torch.channels_last)
     weights = [torch.randn(out, channels // g, k, k) / k for out, k, g in rows]
     biases: list[Tensor | None] = [torch.randn(out) if bias else None for out, _, _ in rows]
-    pads = [(dilation * (k // 2),) * 2 for _, k, _ in rows]
     geometries = [
-        Geometry(g, (stride,) * 2, pad, (dilation,) * 2)
-        for (_, _, g), pad in zip(rows, pads, strict=True)
+        Geometry(g, (stride,) * 2, (dilation * (k // 2),) * 2, (dilation,) * 2) for _, k, g in rows
     ]
     return Levels(x, weights, biases, geometries)
 
@@ -132,10 +130,10 @@ def test_gradients_are_equal_to_the_plain_ones(threads: int, single: Levels) -> 
 @compiled
 def test_gradients_on_weights_repeat_bit_by_bit() -> None:
     some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1], size=(56, 56), images=3)
-    for weight, geometry in zip(some.weights, some.geometries, strict=True):
-        grad = torch.randn_like(native(some.x, weight, None, geometry))
-        assert fits(some.x, [weight], [geometry], "grad_weight")
-        first, second = (grad_weights(grad, some.x, [weight], [geometry])[0] for _ in range(2))
+    for x, weights, _, geometries in some.apart():
+        grad = torch.randn_like(native(x, weights[0], None, geometries[0]))
+        assert fits(x, weights, geometries, "grad_weight")
+        first, second = (grad_weights(grad, x, weights, geometries)[0] for _ in range(2))
         assert torch.equal(first, second)
 
 
@@ -177,17 +175,12 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
 @compiled
 def test_what_the_kernels_cannot_compute_is_computed_as_usual() -> None:
     odd = levels(12, [(6, 3, 6), (9, 5, 3)])
-    three = levels(16, [(16, 3, 16)])
-    cube = [torch.randn(16, 1, 3, 3, 3)]
-    flat = Geometry(16, (1,) * 3, (1,) * 3, (1,) * 3)
-    assert not fits(odd.x, odd.weights, odd.geometries)
-    assert error(direct(*odd), odd.plain()) < 1e-6
-    double = three.to(torch.float64)
-    assert not fits(double.x, double.weights, double.geometries)
-    assert error(direct(*double), double.plain()) < 1e-12
-    volume = torch.randn(1, 16, 3, 4, 5)
-    expected = native(volume, cube[0], None, flat)
-    assert error(direct(volume, cube, [None], [flat]), expected) < 1e-6
+    double = levels(16, [(16, 3, 16)]).to(torch.float64)
+    cube = Geometry(16, (1,) * 3, (1,) * 3, (1,) * 3)
+    volume = Levels(torch.randn(1, 16, 3, 4, 5), [torch.randn(16, 1, 3, 3, 3)], [None], [cube])
+    for some, bound in ((odd, 1e-6), (double, 1e-12), (volume, 1e-6)):
+        assert not fits(some.x, some.weights, some.geometries)
+        assert error(direct(*some), some.plain()) < bound
 
 
 def test_without_a_compiler_all_is_as_usual(

@@ -17,7 +17,7 @@ from ..onednn import CONVS, Conv, computed_in, geometry_of
 from ..resnet import PyConvBlock, _BasicBlock, in_turn
 from . import kernels
 from .algorithms import NATIVE, Algorithms
-from .choice import choose, choose_all, pinned
+from .choice import choose, choose_all, pinned, suits
 from .gradients import convolve
 from .guard import is_large_map
 from .norms import norm_add_relu
@@ -61,7 +61,7 @@ def _conv(module: nn.Module, x: Tensor) -> Tensor:
     if conv.padding_mode != "zeros":
         x = F.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)
     weight, geometry, pin = conv.weight, geometry_of(conv), pinned(conv)
-    if pin and x.dim() == weight.dim():  # else it is left to PyTorch, pinned or not
+    if pin and suits(x, weight, geometry):  # else it is left to PyTorch, pinned or not
         algorithms = Algorithms(pin, pin, pin)
     else:
         algorithms = choose(x, weight, geometry)

@@ -65,8 +65,10 @@ def _apply_prepared(
     if x.dim() < weight.dim():
         batch = _apply_prepared(x.unsqueeze(0), weight, bias, shape, geometry, algorithm)
         return batch.squeeze(0)
-    if is_recorded() and not all(type(n) is int for n in x.shape[2:]):
-        # Tiles are laid out by the size of the map, which is left open.
+    # Tiles are laid out by the size of the map, which may be left open.
+    is_open = is_recorded() and not all(type(n) is int for n in x.shape[2:])
+    # With other channels than wanted, PyTorch has something to say.
+    if is_open or x.shape[1] != shape[1] * geometry.groups:
         weight, bias = restore(weight, bias, torch.Size(shape), geometry, algorithm)
         algorithm = NATIVE
     return apply(x, weight, bias, geometry, algorithm)
