@@ -106,12 +106,9 @@ def test_one_implementation_for_every_dimension(
 
 
 def test_tools_see_plain_convolutions() -> None:
-    """Counters of multiply-adds look for the very classes of PyTorch; torch.jit.script for more."""
+    """Counters of multiply-adds, pruners and quantisers look for the very classes of PyTorch."""
     for kind, conv in ((PyConv1d, nn.Conv1d), (PyConv2d, nn.Conv2d), (PyConv3d, nn.Conv3d)):
-        layer = kind(8, 16, (3, 5, 7), (1, 4, 8), bias=True)
-        x = torch.randn(2, 8, *(9,) * layer.dims)
-        assert {type(level) for level in layer.levels} == {conv}
-        torch.testing.assert_close(torch.jit.script(layer)(x), layer(x))
+        assert {type(level) for level in kind(8, 16, (3, 5, 7), (1, 4, 8)).levels} == {conv}
     for model in (pyconvresnet18(), pyconvhgresnet50()):
         convs = [module for module in model.modules() if hasattr(module, "kernel_size")]
         assert {type(module) for module in convs} == {nn.Conv2d, nn.MaxPool2d}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,30 +212,6 @@ def test_traced_exported_copied_and_pickled_models_compute_the_same(model: type[
             torch.testing.assert_close(
                 twin(x), expected, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
             )
-
-
-@pytest.mark.parametrize("name", [n for n in list_models() if not n.endswith(("101", "152"))])
-def test_scripted_networks_compute_the_same(name: str) -> None:
-    network = get_model(name, num_classes=4, dropout=0.5, output_stride=8)
-    assert_scripts(network, torch.randn(2, network.conv1.in_channels, 32, 40))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_scripted_networks_of_other_norms_and_stages(kind: str) -> None:
-    row = replace(KINDS[kind], stages=KINDS[kind].stages[:2])
-    network = ResNet(row, norm_layer=lambda channels: nn.GroupNorm(2, channels))
-    assert_scripts(network, torch.randn(2, 3, 20, 30))
-
-
-def assert_scripts(network: nn.Module, x: torch.Tensor) -> None:
-    network, x = network.eval().double(), x.double()
-    scripted, buffer = torch.jit.script(network), io.BytesIO()
-    torch.jit.save(scripted, buffer)
-    buffer.seek(0)
-    with torch.inference_mode():
-        expected = network(x)
-        for twin in (scripted, torch.jit.load(buffer), torch.jit.freeze(scripted)):
-            torch.testing.assert_close(twin(x), expected)
 
 
 def test_exported_models_take_any_batch() -> None:
