@@ -214,6 +214,14 @@ def test_traced_exported_copied_and_pickled_models_compute_the_same(model: type[
             )
 
 
+def test_stages_that_users_replace_keep_their_place() -> None:
+    network, x = pyconvresnet_tiny().eval(), torch.randn(2, 1, 28, 28)
+    expected, second = network(x), network.layer2
+    del network.layer2
+    network.layer2 = second  # now the last of the children
+    torch.testing.assert_close(network(x), expected)
+
+
 def test_exported_models_take_any_batch() -> None:
     network = pyconvresnet_tiny().eval()
     batch = torch.export.Dim("batch", min=1, max=64)

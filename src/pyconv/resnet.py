@@ -336,9 +336,12 @@ class ResNet(nn.Module):
         ``[N, in_channels, H, W]`` -> ``[N, num_features, H / strides[-1], W / strides[-1]]``.
         """
         x = self.forward_stem(x)
-        for name, module in self.named_children():
-            if name in self.stage_names:
-                x = module(x)
+        if not is_scripting():
+            return in_turn(self.stages, x)
+        for wanted in self.stage_names:
+            for name, child in self.named_children():
+                if name == wanted:
+                    x = child(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
