@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import platform
 from collections.abc import Iterator
@@ -141,22 +140,18 @@ PUBLISHED = {
 }
 
 
-def instructions(flags: str) -> ctypes.CDLL:
-    if platform.machine() != "x86_64":
-        pytest.skip("the flags are those of x86-64")
-    if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
-        pytest.skip("this processor has no AVX-512")
-    return kernels.build(flags)
-
-
 @compiled
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("flags", ["", "-march=x86-64-v4", "-march=x86-64-v3", "-march=x86-64"])
 def test_the_published_pyramids_are_computed_with_any_vectors(
     flags: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if flags and platform.machine() != "x86_64":
+        pytest.skip("the flags are those of x86-64")
+    if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
+        pytest.skip("this processor has no AVX-512")
     if flags:
-        library_of = instructions(flags)
+        library_of = kernels.build(flags)
         monkeypatch.setattr(kernels, "_compiled", lambda: library_of)
     for channels, rows in PUBLISHED.values():
         single = levels(channels, rows, size=(17, 15), stride=stride)

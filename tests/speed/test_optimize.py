@@ -95,13 +95,12 @@ def test_a_processor_without_halves_computes_in_float32(monkeypatch: pytest.Monk
     assert {f.dtype for f in features.values()} == {torch.bfloat16}
 
 
+@pytest.mark.usefixtures("kernels_win")
 def test_what_is_pinned_stays_pinned() -> None:
-    model = settled(tiny())
-    pin(model, "blocked:merge=2")
-    fast = optimize(model, torch.randn(1, 1, 28, 28))
-    assert {str(m.algorithm) for m in fast.modules() if isinstance(m, PreparedConv)} == {
-        "blocked:merge=2"
-    }
+    layer = PyConv2d(64, 64).eval()
+    pin(layer, "blocked:merge=2")
+    levels = optimize(layer, torch.randn(1, 64, 28, 28)).levels
+    assert [str(level.algorithm) for level in levels[1:]] == ["blocked:merge=2"] * 3
 
 
 @pytest.mark.parametrize("output_stride", [32, 8])
@@ -159,7 +158,15 @@ def test_a_users_module_of_any_kind() -> None:
 
 def reads_between(model: Calls, x: Tensor) -> Tensor:
     y = model.conv(x)
-    return model.norm(y) + model.norm(x) + y
+    return model.norm(y) + y
+
+
+def norms_again(model: Calls, x: Tensor) -> Tensor:
+    return model.norm(model.conv(x)) + model.norm(x)
+
+
+def convolves_again(model: Calls, x: Tensor) -> Tensor:
+    return model.norm(model.conv(x)) + model.conv(x + 1)
 
 
 def reads_the_weight(model: Calls, x: Tensor) -> Tensor:
@@ -210,6 +217,12 @@ def sharing() -> nn.Module:
     return model
 
 
+def of_two_names() -> nn.Module:
+    """A convolution that is used elsewhere as well, without the norm behind it."""
+    one = calls(lambda model, x: model.norm(model.conv(x)))
+    return Calls(walks, blocks=nn.ModuleList([one, one.conv]))  # type: ignore[list-item]
+
+
 def pruned() -> nn.Module:
     model = pair()
     prune.random_unstructured(model[0], "weight", 0.5)
@@ -219,11 +232,14 @@ def pruned() -> nn.Module:
 # How many norms are left: without an example and with one.
 FORWARDS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "a map is read": (lambda: calls(reads_between, PyConv2d(8, 8, (3, 5), (4, 4))), 1, 1),
+    "a norm is called again": (lambda: calls(norms_again, nn.Conv2d(8, 8, 1)), 1, 1),
+    "a convolution is called again": (lambda: calls(convolves_again), 1, 1),
     "a weight is read": (lambda: calls(reads_the_weight), 1, 1),
     "a weight is shared": (sharing, 1, 1),
     "all maps are kept": (lambda: Calls(keeps_all, parts=pair()), 1, 1),
     "a part is called again": (lambda: Calls(calls_a_part_again, parts=pair()), 1, 1),
-    "pruned": (pruned, 1, 1),
+    "a convolution has two names": (of_two_names, 1, 1),
+    "a weight is pruned": (pruned, 1, 1),
     "another convolution": (lambda: pair(Doubled(8, 8, 3, groups=4)), 1, 1),
     "another pyramid": (lambda: pair(Shuffled(8, 8, (3, 5), (1, 4))), 1, 1),
     "one by one": (lambda: Calls(walks, blocks=nn.ModuleList([pair(), pair()])), 2, 0),
@@ -257,14 +273,11 @@ def test_what_users_made_of_a_block_is_kept(name: str, request: pytest.FixtureRe
         assert error(fast(x), expected) < 1e-5
     request.getfixturevalue("kernels_win")
     fast = optimize(model, x)
-    joined = isinstance(fast.conv2, DirectPyramid)
-    assert joined or "conv2" in name or not kernels.available()
+    assert isinstance(fast.conv2, DirectPyramid) or "conv2" in name or not kernels.available()
     assert error(fast(x), expected) < 1e-5
 
 
-def test_the_table_is_followed_without_an_example_in_either_dtype(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_table_is_followed_in_either_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(table.TABLES, "cpu", table.read_table("AVX512"))
     monkeypatch.setattr(inference, "computes_in", lambda device, dtype: True)
     model = get_model("pyconvhgresnet50").eval()
@@ -312,9 +325,10 @@ def test_the_result_is_in_eval_mode_and_can_be_optimised_again() -> None:
 
 
 def test_a_layer_alone() -> None:
-    layer = settled(PyConv2d(16, 16, pyconv_groups=(1, 4, 4, 4)))
-    x = torch.randn(2, 16, 9, 9)
-    assert error(optimize(layer)(x), layer(x)) < 1e-5
+    layer, x = settled(PyConv2d(16, 16, pyconv_groups=(1, 4, 4, 4))), torch.randn(2, 16, 16, 16)
+    pin(layer, "tiled:2x2")
+    for image in (x, x[0]):
+        assert error(optimize(layer)(image), layer(image)) < 1e-5
     level = layer.levels[1]  # type: ignore[attr-defined]
     fast = optimize(level, x, dtype=torch.float64)
     assert isinstance(fast, PreparedConv) and fast(x).dtype == torch.float64
@@ -331,9 +345,7 @@ def test_training_mode_is_refused_with_the_cure(part: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_result_is_copied_saved_exported_and_compiled(
-    dtype: torch.dtype, tmp_path: Path
-) -> None:
+def test_the_result_is_saved_exported_and_compiled(dtype: torch.dtype, tmp_path: Path) -> None:
     model, x = settled(tiny()), torch.randn(3, 1, 28, 28)
     pin(model, "tiled:2x2")
     fast = optimize(model, dtype=dtype)
@@ -412,14 +424,13 @@ def test_many_compiled_models_do_not_take_each_others_place() -> None:
                 assert error(one(x), model(x)) < 1e-5
         fast[0].load_state_dict(fast[1].state_dict())
         assert error(fast[0](x), models[1](x)) < 1e-5  # the weights of a program can be replaced
+        assert error(fast[0].double()(x.double()), models[1](x)) < 1e-5
 
 
 @compiled
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernels_win")
-def test_a_joined_pyramid_is_saved_copied_exported_compiled_and_has_a_gradient(
-    tmp_path: Path,
-) -> None:
+def test_a_joined_pyramid_is_saved_copied_exported_and_compiled(tmp_path: Path) -> None:
     pyramid = nn.Sequential(PyConv2d(64, 64), nn.BatchNorm2d(64), nn.ReLU()).eval()
     x = torch.randn(2, 64, 14, 14)
     with torch.no_grad():
@@ -436,15 +447,14 @@ def test_a_joined_pyramid_is_saved_copied_exported_compiled_and_has_a_gradient(
         optimize(pyramid, x, compile=True),
     ):
         assert error(twin(x), expected) < 1e-5
+    assert error(fast(x[0]), expected[0]) < 1e-5  # without a batch
     assert "direct" not in path.read_bytes().decode("latin1")  # others can read what is exported
     x.requires_grad_()
     ours, theirs = (torch.autograd.grad(model(x).sum(), x)[0] for model in (fast, pyramid))
     assert error(ours, theirs) < 1e-5
 
 
-def test_the_faster_of_all_joined_some_joined_and_apart_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_fastest_of_joined_some_joined_and_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "fits", lambda *_: True)
     pyramid, x = nn.Sequential(PyConv2d(64, 64), nn.ReLU()).eval(), torch.randn(1, 64, 9, 9)
     for apart in (0, 1, 4):
@@ -459,13 +469,14 @@ def test_the_faster_of_all_joined_some_joined_and_apart_is_taken(
 @compiled
 @pytest.mark.usefixtures("kernels_win")
 def test_a_joined_pyramid_follows_autocast() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 64, 1), PyConv2d(64, 64)).eval()
-    x = torch.randn(2, 3, 14, 14)
+    model, x = nn.Sequential(PyConv2d(64, 64), PyConv2d(64, 64)).eval(), torch.randn(2, 64, 14, 14)
+    fast = optimize(model, x)
+    assert isinstance(fast[0], DirectPyramid)  # type: ignore[index]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        out = optimize(model, x)(x)
-    assert out.dtype == torch.bfloat16
+        found = [fast(x), optimize(model, x)(x)]
     with torch.no_grad():
-        assert error(out, model(x)) < 0.01
+        for out in found:
+            assert out.dtype == torch.bfloat16 and error(out, model(x)) < 0.01
 
 
 @pytest.mark.parametrize("name", ["plain", "short"])
