@@ -125,7 +125,7 @@ PYRAMIDS: dict[str, Callable[[], PyConv2d]] = {
 @pytest.mark.parametrize("make", PYRAMIDS.values(), ids=PYRAMIDS)
 def test_a_pyramid_learns(make: Callable[[], PyConv2d], half: bool, algorithm: str | None) -> None:
     layer = make()
-    x = last(4, layer.in_channels, 29, 31)
+    x = last(3, layer.in_channels, 29, 31)
     grouped = [geometry_of(level) for level in layer.levels if level.groups > 1]  # type: ignore[arg-type,operator]
     fits = algorithm is None or all(map(Algorithm.parse(algorithm).fits, grouped))
     pin(layer, algorithm if fits else None)
