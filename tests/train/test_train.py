@@ -432,6 +432,12 @@ def test_a_part_of_one_image_is_refused_where_norms_need_more_and_the_cures_work
         assert saved["position"]["step"] == 1
 
 
+def test_a_network_that_cannot_be_tried_beforehand_trains(tree: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, batch_size=1, crop=28, ema=0.0)
+    at_once = dataclasses.replace(OPTIONS, time_limit=1e-9)
+    assert go(tree, tmp_path, recipe, at_once, "train_fixtures:uncopied").exit_code == 124
+
+
 def test_a_rate_for_other_batches_is_pointed_out_when_a_run_begins(
     capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path
 ) -> None:
@@ -460,8 +466,8 @@ def test_without_a_compiler_torch_compile_is_one_line(tree: Path, tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 1
     *_, last = done.stderr.splitlines()
-    assert last.startswith("pyconv-train: torch.compile does not work here (")
-    assert last.endswith("Leave --compile out, or install g++.")
+    assert last.startswith("pyconv-train: There is no C++ compiler")
+    assert last.endswith("Install g++, or leave --compile out.")
     assert "Traceback" not in done.stderr
 
 

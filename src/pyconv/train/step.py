@@ -103,14 +103,16 @@ def require_norms(
     Raises:
         ValueError: if a norm gets one value of each channel, which has no deviation.
     """
-    tried, resting = copy.deepcopy((network, frozen))
-    tried.train()
-    for part in resting:
-        part.eval()
     image = torch.zeros(1, len(preprocess.mean), preprocess.crop, preprocess.crop)
     try:
+        tried, resting = copy.deepcopy((network, frozen))
+        tried.train()
+        for part in resting:
+            part.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             tried(image)
+    except RuntimeError:
+        return  # it cannot be copied, or computes on a GPU alone: the first step will show
     except ValueError as error:
         if "Expected more than 1" not in str(error):
             raise
