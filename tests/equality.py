@@ -6,8 +6,9 @@ import contextlib
 import copy
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -24,12 +25,8 @@ compiled = pytest.mark.skipif(
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """Within, layers and blocks are computed as they stand: nothing is replaced."""
-    before = dict(FASTER)
-    FASTER.clear()
-    try:
+    with mock.patch.dict(FASTER, clear=True):
         yield
-    finally:
-        FASTER.update(before)
 
 
 def last(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -66,24 +63,27 @@ def error(value: Tensor, target: Tensor) -> float:
 
 
 def learn(
-    module: nn.Module, x: Tensor, autocast: bool = False, twice: bool = False
+    module: nn.Module,
+    x: Tensor,
+    autocast: bool = False,
+    twice: bool = False,
+    by: Callable[[nn.Module], Any] = lambda module: module,
 ) -> dict[str, Tensor]:
     """All that comes of a step: the map, the gradients of a function of it, the buffers.
 
-    With ``twice`` the function is the size of a gradient, as in a gradient penalty.
+    With ``twice`` the function is the size of a gradient, as in a gradient penalty; ``by`` makes of
+    the module what is called, as torch.compile does.
     """
     module, x = copy.deepcopy(module), x.detach().clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        out = module(x)
+        out = by(module)(x)
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     leaves = [x, *(module.get_parameter(name) for name in names)]
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
     loss = (out.double() * weight + out.double().tanh()).sum()
     if twice:
-        loss = sum(
-            ((g.double() ** 2).sum() for g in torch.autograd.grad(loss, leaves, create_graph=True)),
-            start=torch.zeros(()),
-        )
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        loss = torch.stack([(grad.double() ** 2).sum() for grad in first]).sum()
     grads = torch.autograd.grad(loss, leaves, allow_unused=True)
     found = {"out": out, **dict(zip(["x", *names], grads, strict=True))}
     found |= {name: buffer.clone() for name, buffer in module.named_buffers()}
@@ -91,11 +91,7 @@ def learn(
 
 
 def assert_equal(
-    module: nn.Module,
-    x: Tensor,
-    bound: float = 1e-5,
-    of_gradients: float | None = None,
-    **how: Any,
+    module: nn.Module, x: Tensor, bound: float = 1e-5, of_gradients: float | None = None, **how: Any
 ) -> None:
     """A step is as near to that in double precision as the plain one, or within a bound.
 

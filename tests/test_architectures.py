@@ -9,7 +9,7 @@ from pyconv import get_model, list_models
 from pyconv.architectures import ARCHITECTURES
 
 
-def test_the_zoo_is_the_published_thirteen_and_the_sample() -> None:
+def test_the_zoo_is_what_is_published_and_the_sample() -> None:
     assert set(list_models()) == {*load("state_dict_manifest"), "pyconvresnet_tiny"}
 
 

@@ -12,8 +12,16 @@ from golden import load, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from pyconv import PyConv1d, PyConv2d, PyConv3d, get_pyconv
+from pyconv import (
+    PyConv1d,
+    PyConv2d,
+    PyConv3d,
+    get_pyconv,
+    pyconvhgresnet50,
+    pyconvresnet18,
+)
 from pyconv.levels import fitting_groups, share_channels
 
 GOLDENS = load("layer_goldens")
@@ -95,6 +103,27 @@ def test_one_implementation_for_every_dimension(
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
         first += expected.shape[1]
     assert first == 16
+
+
+def test_tools_see_plain_convolutions() -> None:
+    """Counters of multiply-adds, pruners and quantisers look for the very classes of PyTorch."""
+    for kind, conv in ((PyConv1d, nn.Conv1d), (PyConv2d, nn.Conv2d), (PyConv3d, nn.Conv3d)):
+        assert {type(level) for level in kind(8, 16, (3, 5, 7), (1, 4, 8)).levels} == {conv}
+    for model in (pyconvresnet18(), pyconvhgresnet50()):
+        convs = [module for module in model.modules() if hasattr(module, "kernel_size")]
+        assert {type(module) for module in convs} == {nn.Conv2d, nn.MaxPool2d}
+
+
+def test_a_counter_of_operations_counts_those_of_the_levels() -> None:
+    layer = PyConv2d(64, 64).to(memory_format=torch.channels_last)
+    x = torch.randn(4, 64, 28, 28).contiguous(memory_format=torch.channels_last)
+
+    def count(module: nn.Module) -> int:
+        with FlopCounterMode(display=False) as counter:
+            module(x.requires_grad_()).sum().backward()
+        return counter.get_total_flops()
+
+    assert count(layer) == sum(map(count, layer.levels)) > 0
 
 
 def test_channels_are_shared_as_in_the_papers_table() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pyconv
@@ -19,13 +22,37 @@ def only(pattern: str, text: str) -> str:
 
 def test_one_version_everywhere() -> None:
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
-    assert only(r'^version = "(.+)"', PROJECT) == pyconv.__version__
     assert only(r"^version: (.+)$", citation) == pyconv.__version__
 
 
-def test_the_workflow_begins_with_the_oldest_that_is_claimed() -> None:
+def test_what_is_imported_is_declared() -> None:
+    block = only(r"^dependencies = \[\n((?:.+\n)+)\]", PROJECT)
+    extras = only(r"^\[project.optional-dependencies\]\n((?:.+\n)+?)dev = ", PROJECT)
+    declared = {name.lower() for name in re.findall(r'"([\w-]+)', block + extras)}
+    imported = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                imported.add(node.module.partition(".")[0])
+    imported -= sys.stdlib_module_names | {"_typeshed", "typing_extensions"}  # for type checkers
+    assert "PIL" in imported
+    found = metadata.packages_distributions()
+    missing = {
+        name
+        for name in imported
+        if not declared & {each.lower() for each in found.get(name, [name])}
+    }
+    assert not missing
+
+
+def test_the_workflow_runs_what_is_claimed() -> None:
     pythons = re.findall(r"3\.\d+", only(r"^ +python: \[(.+)\]$", WORKFLOW))
     assert pythons[0] == only(r'^requires-python = ">=(.+)"', PROJECT)
+    assert pythons == re.findall(r"Python :: (3\.\d+)", PROJECT)
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert pythons == only(r"for version in (.+?);", makefile).split()
     oldest, newest = only(r"^ +torch: \[(.+)\]$", WORKFLOW).split(", ")
     assert oldest.strip('"') == only(r'"torch>=([\d.]+)"', PROJECT) + ".*"
     assert newest == '""'  # whatever pip takes

@@ -109,7 +109,7 @@ def test_a_checkpoint_is_loaded_by_its_path(tmp_path: Path) -> None:
 
 
 def test_loaded_weights_are_the_models_own(tmp_path: Path) -> None:
-    """The file is mapped into memory: a training step must never reach it."""
+    """A training step must never reach the file."""
     path = tmp_path / "mine.pth"
     torch.save(pyconvresnet_tiny().state_dict(), path)
     before = path.read_bytes()

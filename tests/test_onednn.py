@@ -96,7 +96,13 @@ def test_a_pyramid_avoids_it(
 
 @pytest.mark.parametrize(
     ("channels", "kernel", "wrong"),
-    [(8, (7, 8), True), (12, (1, 8), True), (8, (8, 7), False), (16, (8, 8), False)],
+    [
+        (8, (7, 8), True),
+        (12, (1, 8), True),
+        (8, (8, 7), False),
+        (8, (8, 4), False),
+        (16, (8, 8), False),
+    ],
 )
 def test_tiles_of_even_width_meet_it_with_amx(
     channels: int, kernel: tuple[int, int], wrong: bool, monkeypatch: pytest.MonkeyPatch
@@ -169,12 +175,14 @@ def test_an_ordinary_volume_takes_no_detour() -> None:
 
 @pytest.mark.parametrize("dilation", [(2, 2), (3, 1)])
 @pytest.mark.parametrize("amx", [onednn.HAS_AMX, False])
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
 def test_dilated_groups_learn_from_wide_maps(
-    dilation: tuple[int, int], amx: bool, monkeypatch: pytest.MonkeyPatch
+    dilation: tuple[int, int], amx: bool, padding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onednn, "HAS_AMX", amx)
     x = torch.randn(2, 32, 9, 33).contiguous(memory_format=torch.channels_last)
-    is_right(PyConv2d(32, 32, (3, 5), (4, 4), dilation=dilation), x, BFLOAT16)
+    layer = PyConv2d(32, 32, (3, 5), (4, 4), dilation=dilation, padding_mode=padding)  # type: ignore[arg-type]
+    is_right(layer, x, BFLOAT16)
 
 
 def test_what_a_level_was_given_is_kept_on_the_detour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,11 +206,20 @@ def test_traced_exported_copied_and_pickled_models_compute_the_same(model: type[
             "export": torch.export.export(network, (x,)).module(),
             "deepcopy": copy.deepcopy(network),
             "pickle": pickle.loads(pickle.dumps(network)),
+            "trace": torch.jit.trace(network, x),
         }
         for name, twin in twins.items():
             torch.testing.assert_close(
                 twin(x), expected, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def test_stages_that_users_replace_keep_their_place() -> None:
+    network, x = pyconvresnet_tiny().eval(), torch.randn(2, 1, 28, 28)
+    expected, second = network(x), network.layer2
+    del network.layer2
+    network.layer2 = second  # now the last of the children
+    torch.testing.assert_close(network(x), expected)
 
 
 def test_exported_models_take_any_batch() -> None:
@@ -221,6 +230,14 @@ def test_exported_models_take_any_batch() -> None:
     )
     x = torch.randn(5, 1, 28, 28)
     torch.testing.assert_close(program.module()(x), network(x))
+
+
+def test_exported_models_take_sides_that_are_multiples_of_32() -> None:
+    network = pyconvresnet18(num_classes=4).eval()
+    sides = {dim: 32 * torch.export.Dim(name, min=2, max=8) for dim, name in ((2, "h"), (3, "w"))}
+    program = torch.export.export(network, (torch.randn(1, 3, 64, 96),), dynamic_shapes=(sides,))
+    x = torch.randn(1, 3, 160, 64)
+    torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("block", [PyConvBlock, PyConvBasicBlock1, PyConvBasicBlock2])

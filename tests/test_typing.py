@@ -8,14 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import pyconv
 from pyconv import models
 from pyconv.architectures import ARCHITECTURES
 from pyconv.weights.rows import ENUMS
 
+ROOT = Path(__file__).parent.parent
+
 USER = """\
 from pyconv import PyConvResNet50_Weights, ResNet, get_model, pyconvresnet50, register_model
-from pyconv import Architecture, Backbone, Network, Stage, Stem, list_models
+from pyconv import Architecture, Backbone, Network, PyConv2d, Stage, Stem, get_pyconv, list_models
+from torch import Tensor, nn
+from typing import Any
 import pyconv
 
 weights = PyConvResNet50_Weights.IMAGENET1K_V2
@@ -32,29 +38,40 @@ def mine(num_classes: int) -> ResNet:
 
 
 same: ResNet = mine(num_classes=3)
+stages: list[nn.Sequential] = [model.layer1, model.layer2, model.layer3, model.layer4]
+model.fc = nn.Linear(model.fc.in_features, 10)  # a new classifier
+model.fc = nn.Identity()  # none
+weight: Tensor = model.conv1.weight
+pyramid: PyConv2d | nn.Conv2d = get_pyconv(64, 64, (3, 5))
+fast: ResNet = pyconv.optimize(model)
+folded: Backbone = pyconv.optimize(backbone, compile=False)
+compiled: nn.Module = pyconv.optimize(model, compile=True)
+options: dict[str, Any] = {"num_classes": 3}
+networks = get_model("resnet18", pretrained=True, in_channels=1), get_model("nets:mine", **options)
 """
 WRONG = {
     "pyconvresnet50(classes=3)": 'Unexpected keyword argument "classes"',
     "pyconvresnet50(num_classes='3')": 'incompatible type "str"; expected "int"',
     "mine(classes=3)": 'Unexpected keyword argument "classes"',
+    "get_model('resnet18', num_clases=3)": 'Unexpected keyword argument "num_clases"',
+    "get_model('resnet18', num_classes='3')": 'incompatible type "str"; expected "int"',
+    "same = pyconv.optimize(model, compile=True)": 'expression has type "Frozen"',
+    "layer: PyConv2d = pyconv.optimize(PyConv2d(64, 64))": "expression has type Module",
     "PyConvResNet50_Weights.IMAGENET1K_V3": 'has no attribute "IMAGENET1K_V3"',
     "from pyconv import pyconvresnet51": 'has no attribute "pyconvresnet51"',
     "from pyconv import PyConvResNet51_Weights": 'has no attribute "PyConvResNet51_Weights"',
 }
 
 
-def test_a_type_checker_knows_the_networks_and_their_weights(tmp_path: Path) -> None:
-    (tmp_path / "mypy.ini").write_text(  # torch is large and not what is asked for
-        "[mypy]\nstrict = true\n"
-        + "".join(
-            f"[mypy-{name}.*]\nfollow_imports = skip\nignore_missing_imports = true\n"
-            for name in ("torch", "torchvision", "numpy", "PIL", "tqdm", "requests", "filelock")
-        )
-        + "[mypy-pyconv.*]\nignore_errors = true\n"
-    )
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(pyconv, "optimize"), reason="the pages use pyconv.speed")
+def test_a_type_checker_knows_what_users_write(tmp_path: Path) -> None:
+    """The snippets of all pages are strictly typed; so is the code above, but for its mistakes."""
+    subprocess.run([sys.executable, ROOT / "docs/snippets.py", tmp_path], check=True)
     (tmp_path / "user.py").write_text(USER + "\n".join(WRONG))
+    command = "-m mypy . --strict --config-file= --hide-error-context --cache-dir"
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "user.py", "--config-file", "mypy.ini"],
+        [sys.executable, *command.split(), ROOT / ".mypy_cache/users"],
         cwd=tmp_path,
         env=os.environ | {"MYPYPATH": str(Path(pyconv.__file__).parent.parent)},
         capture_output=True,
@@ -74,7 +91,8 @@ def test_every_row_is_declared_for_type_checkers() -> None:
     tree = ast.parse(Path(models.__file__).read_text("utf-8"))
     branches = [node for node in tree.body if isinstance(node, ast.If)]
     blocks = [node.body for node in branches if ast.unparse(node.test) == "TYPE_CHECKING"]
-    declared = {ast.unparse(line) for block in blocks for line in block}
+    lines = [line for block in blocks for line in block if isinstance(line, ast.AnnAssign)]
+    declared = {ast.unparse(line) for line in lines}
     missing = {f"{name}: Factory" for name in ARCHITECTURES} - declared
     add = "\n    ".join(sorted(missing))
     assert not missing, f"add to the block 'if TYPE_CHECKING:' of models.py:\n    {add}"

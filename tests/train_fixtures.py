@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from pyconv import pyconvresnet_tiny
+from pyconv import PyConv2d, pyconvresnet_tiny
 from pyconv.weights.rows import sample_file
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +72,30 @@ class Interrupting(nn.Module):
 
 def interrupting_tiny(num_classes: int) -> nn.Module:
     return Interrupting(pyconvresnet_tiny(num_classes=num_classes))
+
+
+def little(num_classes: int) -> nn.Module:
+    """A network that is compiled in seconds."""
+    pyramid = nn.Sequential(PyConv2d(1, 8, (3, 5), (1, 1)), nn.BatchNorm2d(8), nn.ReLU())
+    return nn.Sequential(
+        pyramid, nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(8 * 49, num_classes)
+    )
+
+
+class Uncopied(nn.Linear):
+    """A layer that cannot be copied, as one with weights that are computed."""
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise RuntimeError("Only Tensors created explicitly by the user support deepcopy")
+
+
+def uncopied(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Uncopied(28 * 28 * 3, num_classes))
+
+
+def of_ten_classes(num_classes: int) -> nn.Module:
+    """A network that has other classes than it is asked for."""
+    return pyconvresnet_tiny()
 
 
 class Greedy(nn.Conv2d):

@@ -5,6 +5,9 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .system import start as _start  # noqa: F401  # first: minds a command that imports PyTorch
+
+# isort: split
 from .architectures import *
 from .backbone import *
 from .convert import *

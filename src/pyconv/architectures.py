@@ -40,8 +40,8 @@ class Architecture:
     """A residual network: stem, stages, the kind of block, and how its shortcuts shrink the map."""
 
     title: str
-    block: Literal["bottleneck", "basic1", "basic2"]
-    expansion: int
+    block: Literal["bottleneck", "basic1", "basic2"]  # see BLOCKS in resnet.py
+    expansion: int  # a block returns so many times its planes; basic blocks 1
     stages: tuple[Stage, ...]
     stem: Stem
     pool_shortcut: bool  # 3x3 max-pool, then an unstrided 1x1; else a strided 1x1

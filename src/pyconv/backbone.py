@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # it finds no module by a name
 
 __all__ = ["Backbone", "Network"]
 
@@ -114,9 +115,11 @@ class Backbone(nn.Module):
         self._stem = tuple(self._take(names, module) for module in model.stem)
         self._stages = tuple(self._take(names, module) for module in model.stages[: stages[-1]])
         self.stages = stages
-        self.return_layers = {self._stages[stage - 1]: f"layer{stage}" for stage in stages}
-        self.channels = tuple(model.channels[stage - 1] for stage in stages)
-        self.strides = tuple(model.strides[stage - 1] for stage in stages)
+        self.return_layers: dict[str, str] = {
+            self._stages[stage - 1]: f"layer{stage}" for stage in stages
+        }
+        self.channels: tuple[int, ...] = tuple(model.channels[stage - 1] for stage in stages)
+        self.strides: tuple[int, ...] = tuple(model.strides[stage - 1] for stage in stages)
 
     def _take(self, names: dict[nn.Module, str], module: nn.Module) -> str:
         """Register a module of the network under the name that it has there; that name."""
@@ -134,12 +137,20 @@ class Backbone(nn.Module):
         place.add_module(last, module)
         return names[module]
 
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         for name in self._stem:
-            x = self.get_submodule(name)(x)
-        features: OrderedDict[str, Tensor] = OrderedDict()
+            x = self._forward_child(name, x)
+        features: dict[str, Tensor] = OrderedDict()
         for number, name in enumerate(self._stages, 1):
-            x = self.get_submodule(name)(x)
+            x = self._forward_child(name, x)
             if number in self.stages:
                 features[f"layer{number}"] = x
         return features
+
+    def _forward_child(self, name: str, x: Tensor) -> Tensor:
+        if not is_scripting():
+            return self.get_submodule(name)(x)  # type: ignore[no-any-return]
+        for child_name, child in self.named_children():
+            if child_name == name:
+                return child(x)  # type: ignore[no-any-return]
+        raise KeyError(name)

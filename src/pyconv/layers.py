@@ -8,7 +8,7 @@ Larger kernels take more groups, so that the cost of a pyramid stays near that o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,17 @@ from .replaceable import replaceable
 __all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv"]
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Conv = type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]
 
 
 class _PyConvNd(nn.Module):
     """What PyConv1d, PyConv2d and PyConv3d share."""
 
+    __constants__: tuple[str, ...] = ("dims",)  # this and the next are for torch.jit.script
+    __jit_unused_properties__: tuple[str, ...] = ("levels",)
+
     dims: ClassVar[int]  # of the map
-    conv: ClassVar[type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]]  # of a level
+    conv: ClassVar[Conv]  # of a level
 
     def __init__(
         self,
@@ -45,8 +49,8 @@ class _PyConvNd(nn.Module):
         levels = plan_levels(in_channels, out_channels, pyconv_kernels, pyconv_groups)
         strides = per_dimension("stride", stride, self.dims)
         dilations = per_dimension("dilation", dilation, self.dims)
-        self.in_channels = int(in_channels)
-        self.out_channels = sum(level.out_channels for level in levels)
+        self.in_channels: int = int(in_channels)
+        self.out_channels: int = sum(level.out_channels for level in levels)
         self.add_levels(
             self.conv(
                 self.in_channels,
@@ -67,7 +71,7 @@ class _PyConvNd(nn.Module):
 
     def add_levels(self, levels: Iterator[nn.Module]) -> None:
         """Register the levels under the original's names, ``pyconv_levels.N``."""
-        self.pyconv_levels = nn.ModuleList(levels)
+        self.pyconv_levels: nn.ModuleList = nn.ModuleList(levels)
 
     @property
     def levels(self) -> list[nn.Module]:
@@ -78,13 +82,18 @@ class _PyConvNd(nn.Module):
     @computed_rightly
     def forward(self, x: Tensor) -> Tensor:  # [N, in, *size] -> [N, sum(out), *size / stride]
         # Counted from behind, for an input without a batch.
-        return torch.cat([level(x) for level in self.levels], dim=-1 - self.dims)
+        return torch.cat(self.forward_levels(x), dim=-1 - self.dims)
+
+    def forward_levels(self, x: Tensor) -> list[Tensor]:
+        """The map of each level."""
+        return [level(x) for level in self.pyconv_levels]
 
 
 class PyConv1d(_PyConvNd):
     """A pyramid over sequences: ``[N, C, L]`` in and out; arguments as in :class:`PyConv2d`."""
 
-    dims, conv = 1, nn.Conv1d
+    dims: ClassVar[int] = 1
+    conv: ClassVar[Conv] = nn.Conv1d
 
 
 class PyConv2d(_PyConvNd):
@@ -111,13 +120,15 @@ class PyConv2d(_PyConvNd):
         torch.Size([1, 64, 56, 56])
     """
 
-    dims, conv = 2, nn.Conv2d
+    dims: ClassVar[int] = 2
+    conv: ClassVar[Conv] = nn.Conv2d
 
 
 class PyConv3d(_PyConvNd):
     """A pyramid over volumes: ``[N, C, D, H, W]``; arguments as in :class:`PyConv2d`."""
 
-    dims, conv = 3, nn.Conv3d
+    dims: ClassVar[int] = 3
+    conv: ClassVar[Conv] = nn.Conv3d
 
 
 class NetworkPyConv2d(PyConv2d):
@@ -135,6 +146,9 @@ class NetworkPyConv2d(PyConv2d):
     def levels(self) -> list[nn.Module]:
         return list(self.children())
 
+    def forward_levels(self, x: Tensor) -> list[Tensor]:
+        return [level(x) for level in self.children()]
+
 
 def get_pyconv(
     in_channels: int,
@@ -145,7 +159,7 @@ def get_pyconv(
     *,
     dilation: int | Sequence[int] = 1,
     **factory: Any,
-) -> nn.Module:
+) -> PyConv2d | nn.Conv2d:
     """Build the pyramid of a network, under the parameter names of the published checkpoints.
 
     One level is a :class:`torch.nn.Conv2d`, as in the original; ``out_channels`` is shared
@@ -164,4 +178,4 @@ def get_pyconv(
         **factory,
     )
     first, *others = pyramid.levels
-    return pyramid if others else first
+    return pyramid if others else cast(nn.Conv2d, first)

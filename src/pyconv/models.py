@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar, overload
 
 import torch
 from torch import nn
@@ -21,12 +21,29 @@ from .architectures import ARCHITECTURES, Architecture
 from .backbone import image_channels
 from .data.preprocess import IMAGENET, Preprocess
 from .resnet import NormLayer, ResNet
+from .system.files import existing
 from .weights import checkpoint
 from .weights.names import nearest
 from .weights.rows import ENUMS, WeightsEnum
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Build = Callable[..., nn.Module]
 F = TypeVar("F", bound=Build)
+
+
+class ModelOptions(TypedDict, total=False):
+    """The options of a network, besides ``pretrained``; defaults as in :class:`Factory`."""
+
+    weights: WeightsEnum | str | Path | None
+    progress: bool
+    num_classes: int
+    in_channels: int
+    dropout: float
+    zero_init_residual: bool
+    norm_layer: NormLayer | None
+    output_stride: int
 
 
 class Factory(Protocol):
@@ -123,9 +140,8 @@ def register_model(
 def _register(name: str, model: Architecture | Build, weights: type[WeightsEnum] | None) -> Build:
     if name in REGISTRY:
         raise ValueError(f"A network named {name!r} is registered already. Choose another name.")
-    is_row = isinstance(model, Architecture)
     factory = _factory(name, model) if isinstance(model, Architecture) else model
-    REGISTRY[name] = Registered(name, factory, weights, is_row)
+    REGISTRY[name] = Registered(name, factory, weights, is_row=factory is not model)
     return factory
 
 
@@ -134,7 +150,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in REGISTRY if fnmatchcase(name, pattern))
 
 
-def get_model(name: str, **options: Any) -> nn.Module:
+def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOptions]) -> nn.Module:
     """Build a network by its name; options as in :func:`pyconvresnet50`.
 
     ``"module:name"`` imports the module first: it may register networks, or hold a factory of that
@@ -147,8 +163,8 @@ def get_model(name: str, **options: Any) -> nn.Module:
     """
     network = _find(name)
     if network.is_row:
-        return network.factory(**options)
-    pretrained, progress = options.pop("pretrained", False), options.pop("progress", True)
+        return network.factory(pretrained, **options)
+    progress = options.pop("progress", True)
     weights = resolve_weights(name, pretrained, options.pop("weights", None))
     model = _call(network, options)
     if weights is not None:
@@ -157,7 +173,7 @@ def get_model(name: str, **options: Any) -> nn.Module:
     return model
 
 
-def _call(network: Registered, options: dict[str, Any]) -> nn.Module:
+def _call(network: Registered, options: Mapping[str, Any]) -> nn.Module:
     """Call a factory of the user's own; say so if it does not take the options."""
     try:
         signature = inspect.signature(network.factory)
@@ -174,16 +190,17 @@ def _call(network: Registered, options: dict[str, Any]) -> nn.Module:
     return network.factory(**options)
 
 
-def options_for(name: str, path: Path) -> dict[str, int]:
+def options_for(name: str, path: Path) -> dict[str, Any]:
     """The options with which a network fits a checkpoint: its ``num_classes``, ``in_channels``.
 
     Raises:
         ValueError: as :func:`get_model`.
-        CheckpointError, FileNotFoundError: if the file cannot be read.
+        CheckpointError, OSError: if the file cannot be read.
     """
-    network, state = _find(name), checkpoint.read(path)
+    network, state = _find(name), checkpoint.read(path, tell=False)
     if network.is_row:
-        return checkpoint.sizes(state)
+        with torch.device("meta"):
+            return checkpoint.sizes(state, network.factory())
     probe = _call(network, {"num_classes": 1})  # it says how its modules are named
     sizes = checkpoint.sizes(state, probe)
     sizes["num_classes"] = sizes["num_classes"] or len(checkpoint.read_notes(path).classes or ())
@@ -254,8 +271,7 @@ def resolve_weights(
         return names[text]
     if isinstance(weights, str) and "_Weights." in text:
         return resolve_weights(model, False, get_weight(text))
-    path = Path(weights).expanduser()
-    if path.is_file():
+    if (path := existing(text)) is not None:
         return path
     if enum is None and text == "DEFAULT":
         get_model_weights(model)  # says which networks have published weights
@@ -380,11 +396,5 @@ for _name, _row in ARCHITECTURES.items():
 
 if not TYPE_CHECKING:  # a list that is computed would hide the names from type checkers
     globals().update({name: REGISTRY[name].factory for name in ARCHITECTURES})
-    __all__ = [
-        "get_model",
-        "get_model_weights",
-        "get_weight",
-        "list_models",
-        "register_model",
-        *ARCHITECTURES,
-    ]
+    __all__ = ["get_model", "get_model_weights", "get_weight", "list_models", "register_model"]
+    __all__ += ARCHITECTURES

@@ -160,11 +160,11 @@ def miscomputed(
       gradient of the weight is written outside its memory, and the process dies.
     """
     volume, half = len(size) == 3, dtype.itemsize == 2
-    if device != "cpu" or dtype == torch.float64 or not all(isinstance(n, int) for n in size):
+    if device != "cpu" or dtype == torch.float64:
         return False
     inputs, width = weight[1], weight[-1]
     few = learns and PROCESSOR == "AVX2" and geometry.groups == 1 and 1 < inputs < 8
-    if not (half or volume or few):
+    if not (half or volume or few) or not all(isinstance(n, int) for n in size):
         return False
     rows = [_Axis(*row) for row in zip(size, weight[2:], *geometry[1:], strict=True)]
     first, last = rows[0], rows[-1]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # it knows no lists of modules
 from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
-from .layers import get_pyconv
+from .layers import PyConv2d, get_pyconv
 from .levels import whole
 from .replaceable import replaceable
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
 
 NormLayer = Callable[[int], nn.Module]
+Build = Callable[..., nn.Module]
 
 
 @replaceable
@@ -37,7 +39,7 @@ class _DilatedMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # nn.MaxPool2d pads by at most half its kernel, whatever the dilation.
-        x = F.pad(x, (self.dilation,) * 4, value=-torch.inf)
+        x = F.pad(x, [self.dilation] * 4, value=-torch.inf)
         return F.max_pool2d(x, 3, stride=1, dilation=self.dilation)
 
 
@@ -62,7 +64,10 @@ class PyConvBlock(nn.Module):
         ValueError: if no such pyramid exists.
     """
 
+    if TYPE_CHECKING:
+        expansion: int
     expansion = 4  # the default, and of an instance what it has
+    last_norm = "bn3"  # ends the residual branch; zero_init_residual silences it
 
     def __init__(
         self,
@@ -82,15 +87,15 @@ class PyConvBlock(nn.Module):
         self.expansion = expansion
         first_dilation = first_dilation or dilation
         norm = norm_layer or nn.BatchNorm2d
-        self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
-        self.bn1 = norm(planes)
-        self.conv2 = get_pyconv(
+        self.conv1: nn.Conv2d = nn.Conv2d(in_channels, planes, 1, bias=False)
+        self.bn1: nn.Module = norm(planes)
+        self.conv2: PyConv2d | nn.Conv2d = get_pyconv(
             planes, planes, pyconv_kernels, stride, pyconv_groups, dilation=first_dilation
         )
-        self.bn2 = norm(planes)
-        self.conv3 = nn.Conv2d(planes, planes * expansion, 1, bias=False)
-        self.bn3 = norm(planes * expansion)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn2: nn.Module = norm(planes)
+        self.conv3: nn.Conv2d = nn.Conv2d(planes, planes * expansion, 1, bias=False)
+        self.bn3: nn.Module = norm(planes * expansion)
+        self.relu: nn.Module = nn.ReLU(inplace=True)
         self.downsample = downsample
 
     @replaceable
@@ -101,16 +106,14 @@ class PyConvBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(out + shortcut)  # type: ignore[no-any-return]
 
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch, which ``zero_init_residual`` silences."""
-        return self.bn3
-
 
 class _BasicBlock(nn.Module):
-    """Two convolutions; the first is a pyramid that may stride, subclasses choose the second."""
+    """Two pyramids, of which the first may stride; a subclass may choose another second one."""
 
+    if TYPE_CHECKING:
+        expansion: int
     expansion = 1  # the default, and of an instance what it has
+    last_norm = "bn2"  # ends the residual branch; zero_init_residual silences it
 
     def __init__(
         self,
@@ -131,23 +134,17 @@ class _BasicBlock(nn.Module):
         first_dilation = first_dilation or dilation
         norm = norm_layer or nn.BatchNorm2d
         out_channels = planes * expansion
-        pyramid = partial(
-            get_pyconv,
-            pyconv_kernels=pyconv_kernels,
-            pyconv_groups=pyconv_groups,
-        )
-        self.conv1 = pyramid(in_channels, planes, stride=stride, dilation=first_dilation)
-        self.bn1 = norm(planes)
-        self.conv2 = self.second(pyramid, planes, out_channels, dilation)
-        self.bn2 = norm(out_channels)
-        self.relu = nn.ReLU(inplace=True)
+        pyramid = partial(get_pyconv, pyconv_kernels=pyconv_kernels, pyconv_groups=pyconv_groups)
+        self.conv1: nn.Module = pyramid(in_channels, planes, stride=stride, dilation=first_dilation)
+        self.bn1: nn.Module = norm(planes)
+        self.conv2: nn.Module = self.second(pyramid, planes, out_channels, dilation)
+        self.bn2: nn.Module = norm(out_channels)
+        self.relu: nn.Module = nn.ReLU(inplace=True)
         self.downsample = downsample
 
     @staticmethod
-    def second(
-        pyramid: Callable[..., nn.Module], planes: int, out_channels: int, dilation: int
-    ) -> nn.Module:
-        raise NotImplementedError
+    def second(pyramid: Build, planes: int, out_channels: int, dilation: int) -> nn.Module:
+        return pyramid(planes, out_channels, dilation=dilation)
 
     @replaceable
     def forward(self, x: Tensor) -> Tensor:
@@ -156,23 +153,12 @@ class _BasicBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(out + shortcut)  # type: ignore[no-any-return]
 
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch, which ``zero_init_residual`` silences."""
-        return self.bn2
-
 
 class PyConvBasicBlock1(_BasicBlock):
     """The basic block with two pyramids; with one 3x3 level, that of ResNet.
 
     Arguments as in :class:`PyConvBlock`; ``expansion`` defaults to 1.
     """
-
-    @staticmethod
-    def second(
-        pyramid: Callable[..., nn.Module], planes: int, out_channels: int, dilation: int
-    ) -> nn.Module:
-        return pyramid(planes, out_channels, dilation=dilation)
 
 
 class PyConvBasicBlock2(_BasicBlock):
@@ -182,9 +168,7 @@ class PyConvBasicBlock2(_BasicBlock):
     """
 
     @staticmethod
-    def second(
-        pyramid: Callable[..., nn.Module], planes: int, out_channels: int, dilation: int
-    ) -> nn.Module:
+    def second(pyramid: Build, planes: int, out_channels: int, dilation: int) -> nn.Module:
         return nn.Conv2d(planes, out_channels, 1, bias=False)
 
 
@@ -214,7 +198,19 @@ class ResNet(nn.Module):
         ValueError: if an option is out of its range.
     """
 
-    first_conv, classifier = "conv1", "fc"  # names of the modules that a checkpoint is adapted at
+    __jit_unused_properties__: tuple[str, ...] = ("stem", "stages")
+    first_conv: str = "conv1"  # names of the modules that a checkpoint is adapted at
+    classifier: str = "fc"
+    if TYPE_CHECKING:  # torch.jit.script cannot read annotations of a class
+        layer1: nn.Sequential
+        layer2: nn.Sequential
+        layer3: nn.Sequential
+        layer4: nn.Sequential
+
+        @property
+        def fc(self) -> nn.Linear: ...  # the identity where num_classes is 0
+        @fc.setter
+        def fc(self, classifier: nn.Module) -> None: ...
 
     def __init__(
         self,
@@ -234,18 +230,19 @@ class ResNet(nn.Module):
         self.row = row
         self.norm_layer: NormLayer = norm_layer or nn.BatchNorm2d
         first = row.stem
-        self.conv1 = nn.Conv2d(
+        self.conv1: nn.Conv2d = nn.Conv2d(
             in_channels, first.width, first.kernel, first.stride, first.kernel // 2, bias=False
         )
-        self.bn1 = self.norm_layer(first.width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if first.pool else nn.Identity()
+        self.bn1: nn.Module = self.norm_layer(first.width)
+        self.relu: nn.Module = nn.ReLU(inplace=True)
+        self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1) if first.pool else nn.Identity()
 
         channels, stride = first.width, first.stride * (2 if first.pool else 1)
         self.channels: tuple[int, ...] = ()  # of the stages' feature maps
         self.strides: tuple[int, ...] = ()  # input pixels per feature, stage by stage
         dilation = 1
-        for number, stage in enumerate(row.stages, 1):
+        self.stage_names: list[str] = [f"layer{n}" for n in range(1, len(row.stages) + 1)]
+        for name, stage in zip(self.stage_names, row.stages, strict=True):
             before = dilation
             if stride * stage.stride > output_stride:
                 dilation *= stage.stride
@@ -253,14 +250,14 @@ class ResNet(nn.Module):
                 stride *= stage.stride
             strided = dilation == before
             blocks = self._stage(channels, stage, stage.stride if strided else 1, before, dilation)
-            self.add_module(f"layer{number}", blocks)
+            self.add_module(name, blocks)
             channels = stage.planes * row.expansion
             self.channels += (channels,)
             self.strides += (stride,)
 
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.num_features = channels
+        self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1)
+        self.dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.num_features: int = channels
         self.reset_classifier(num_classes)
         if not self.conv1.weight.is_meta:  # there, a checkpoint is to bring all values
             self.reset_parameters(zero_init_residual)
@@ -315,7 +312,7 @@ class ResNet(nn.Module):
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, (PyConvBlock, _BasicBlock)):
-                    _silence(module.last_norm)
+                    _silence(module.get_submodule(module.last_norm))
 
     @property
     def stem(self) -> list[nn.Module]:
@@ -325,11 +322,13 @@ class ResNet(nn.Module):
     @property
     def stages(self) -> list[nn.Module]:
         """The stages in order: ``layer1``, ``layer2``, ..."""
-        return [self.get_submodule(f"layer{n}") for n in range(1, len(self.row.stages) + 1)]
+        return [self.get_submodule(name) for name in self.stage_names]
 
     def forward_stem(self, x: Tensor) -> Tensor:
         """What comes before the stages: ``[N, in_channels, H, W]`` -> ``[N, C, H / s, W / s]``."""
-        return in_turn(self.stem, x)
+        if not is_scripting():
+            return in_turn(self.stem, x)
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, smaller by ``strides[-1]``, rounded up.
@@ -337,8 +336,12 @@ class ResNet(nn.Module):
         ``[N, in_channels, H, W]`` -> ``[N, num_features, H / strides[-1], W / strides[-1]]``.
         """
         x = self.forward_stem(x)
-        for stage in self.stages:
-            x = stage(x)
+        if not is_scripting():
+            return in_turn(self.stages, x)
+        for wanted in self.stage_names:
+            for name, child in self.named_children():
+                if name == wanted:
+                    x = child(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -360,9 +363,9 @@ class ResNet(nn.Module):
             ValueError: if that is no number of classes.
         """
         num_classes = _check_whole("num_classes", num_classes, least=0)
-        self.num_classes = num_classes
+        self.num_classes: int = num_classes
         where = self.conv1.weight
-        self.fc: nn.Module = (
+        self.fc = (
             nn.Linear(self.num_features, num_classes, device=where.device, dtype=where.dtype)
             if num_classes
             else nn.Identity()

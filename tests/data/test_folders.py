@@ -226,3 +226,95 @@ def test_what_is_wrong_with_a_list_is_said(fault: str, tmp_path: Path) -> None:
     photos.write(tmp_path / "val.txt", text)
     with pytest.raises(ValueError, match=message):
         find_images(tmp_path, 1000, labels=tmp_path / "val.txt")
+
+
+def test_every_picture_that_pillow_reads_is_counted(tmp_path: Path) -> None:
+    names = [f"a/{n}{s}" for n, s in enumerate((".jfif", ".gif", ".JPE", ".jp2", ".pgm", ".tga"))]
+    images = find_images(touch(tmp_path, "b/1.png", *names))
+    assert len(images.samples) == len(names) + 1
+    assert not images.left_out
+
+
+def test_whatever_is_not_counted_is_named_with_count_and_example(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/1.heic", "b/2.HEIC", "b/3.jpg", "a/notes.txt", "c/1.svg")
+    touch(
+        tmp_path, "beside.png", "list.csv", ".cache/1.jpg", "a/.2.jpg", "a/._3.jpg", "a/.DS_Store"
+    )
+    images = find_images(tmp_path)
+    assert images.classes == ("a", "b", "c")
+    reason = "left out, which the installed Pillow does not read"
+    assert images.left_out == (
+        f"1 folder is left out, hidden: {tmp_path}/.cache",
+        f"1 .jpg file is left out, hidden: {tmp_path}/a/.2.jpg",
+        f"1 .txt file is {reason}: {tmp_path}/a/notes.txt",
+        f"2 .heic files are {reason}; the first is {tmp_path}/b/1.heic",
+        f"1 .svg file is {reason}: {tmp_path}/c/1.svg",
+        f"1 .png file is left out, beside the folders of the classes: {tmp_path}/beside.png",
+    )
+    assert len(images.skipped) == 7
+
+
+def test_folders_whose_names_nearly_match_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "n01440764/1.JPEG", "n0144353/2.JPEG", "n0144353/3.JPEG", "N01484850/4.JPEG")
+    touch(tmp_path, "docs/readme.txt")
+    images = find_images(tmp_path, 1000)
+    assert len(images.samples) == 1
+    one, two = images.left_out
+    assert one.startswith("1 .jpeg file is left out, in a folder whose name is no synset (N01484")
+    assert two.startswith("2 .jpeg files are left out, in a folder whose name is no synset (n014")
+
+
+def test_folders_beside_images_in_one_folder_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "ILSVRC2012_val_00000001.JPEG", "rest/ILSVRC2012_val_00000002.JPEG")
+    (told,) = find_images(tmp_path).left_out
+    assert told.startswith("1 .jpeg file is left out, in a folder beside the images (rest)")
+
+
+@pytest.mark.parametrize("name", ["Val", "VALIDATION", "valid"])
+def test_the_validation_folder_is_found_in_any_letters(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, f"{name}/a/1.jpg", f"{name}/b/1.jpg", "Train/a/2.jpg", "Train/b/2.jpg")
+    assert [path.parent.parent.name for path, _ in find_images(tmp_path, 2).samples] == [name] * 2
+
+
+def test_a_class_may_be_called_valid(tmp_path: Path) -> None:
+    assert find_images(touch(tmp_path, "valid/1.jpg", "void/1.jpg")).classes == ("valid", "void")
+
+
+def test_of_several_splits_the_others_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "val/a/1.jpg", "validation/a/2.jpg", "Val/a/3.jpg", "Test/a/4.jpg", "train/x")
+    images = find_images(tmp_path)
+    assert [path.name for path, _ in images.samples] == ["1.jpg"]
+    (told,) = images.left_out
+    assert told.startswith("3 folders are left out, beside val, which holds the images; the first")
+
+
+def test_a_test_split_is_proposed_rather_than_the_training_images(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/2.jpg", "test/b/2.jpg")
+    with pytest.raises(ValueError, match=f"one level down.* such as {tmp_path}/test"):
+        find_images(tmp_path, 2)
+
+
+def test_the_nearest_class_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, " Great-Dane/1.jpg")
+    with pytest.raises(ValueError, match=r"does not know\. Did you mean 'great_dane'"):
+        find_images(tmp_path, ["great_dane", "tench"])
+    touch(tmp_path / "o", "N01443537/1.jpg", "n0144076/1.jpg")
+    with pytest.raises(ValueError, match=r"'N01443537', .* Did you mean 'n01443537'"):
+        find_images(tmp_path / "o", imagenet.synsets())
+    with pytest.raises(ValueError, match="'n99999999', which the model does not know"):
+        find_images(touch(tmp_path / "p", "n01443537/1.jpg", "n99999999/1.jpg"), 1000)
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/deeper/1.jpg")
+    (tmp_path / "b/deeper/again").symlink_to(tmp_path / "b")
+    images = find_images(tmp_path)
+    assert len(images.samples) == 2
+    (told,) = images.left_out
+    assert told.startswith("1 folder is left out, leading back to a folder above")
+
+
+def test_no_images_but_others_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.heic", "b/2.heic")
+    with pytest.raises(ValueError, match=r"no images in the folders of .* 2 \.heic files are left"):
+        find_images(tmp_path)

@@ -477,6 +477,156 @@ def test_wrong_usage_is_said_in_one_line(
     assert not captured.out
 
 
+def test_some_classes_are_compared_alone_as_well(
+    flat: Path, model: torch.nn.Module, checkpoint: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    present = sorted({photo.label for photo in IMAGES})
+    with torch.inference_mode():
+        logits = model(torch.stack([pixels(photo.data) for photo in IMAGES]))[:, present]
+    labels = torch.tensor([present.index(photo.label) for photo in IMAGES])
+    hits = int((logits.argmax(1) == labels).sum())
+    options = [flat, "--model", MODEL, "--checkpoint", checkpoint, "--csv", tmp_path / "all.csv"]
+    code, result = run(tmp_path / "r.json", *options, "--subset-classes")
+    assert code == 0
+    assert result["present_classes"] == len(present)
+    assert (result["subset"]["classes"], result["subset"]["correct1"]) == (len(present), hits)
+    assert hits >= result["correct1"]
+    assert f"subset   top-1 {100 * hits / 23:.2f} %" in capsys.readouterr().out
+    (row,) = csv.DictReader((tmp_path / "all.csv").open())
+    assert float(row["subset_top1"]) == result["subset"]["top1"]
+    assert run(tmp_path / "r.json", *options)[1]["subset"] is None
+
+
+def test_one_class_is_nothing_to_compare(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos.by_synset(tmp_path / "data", IMAGES[:1])
+    options = ["--model", MODEL, "--checkpoint", str(checkpoint), "--subset-classes"]
+    assert main([str(tmp_path / "data"), *options]) == 2
+    assert "all are of one. Leave it out." in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_told_and_written(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    photos.by_synset(data, IMAGES)
+    photos.write(data / IMAGES[0].synset / "1.heic", b"pixels")
+    photos.write(data / "n0144076" / "2.JPEG", IMAGES[0].data)
+    options = ["--model", MODEL, "--checkpoint", checkpoint]
+    code, result = run(tmp_path / "r.json", data, *options)
+    assert code == 0
+    assert len(result["left_out"]) == len(result["skipped"]) == 2
+    err = capsys.readouterr().err
+    assert all(f"{line}\n" in err for line in result["left_out"])
+    assert "(n0144076)" in err and "1 .heic file" in err
+    photos.write(tmp_path / "l.csv", b"image,label\ngone.JPEG,1.0\n" + b"".join(
+        f"{photo.synset}\\{photo.name},{photo.label}.0\n".encode() for photo in IMAGES[:12]
+    ))  # fmt: skip
+    code, result = run(tmp_path / "r.json", data, *options, "--labels", tmp_path / "l.csv")
+    assert (code, result["images"], result["missing"]) == (0, 12, ["gone.JPEG"])
+    err = capsys.readouterr().err
+    assert "Names of the list that are not there: 1, as gone.JPEG" in err
+    assert "12 .jpeg files are left out, not named in l.csv" in err
+
+
+def test_images_that_the_system_does_not_read_make_the_command_fail(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    photos.by_synset(data, IMAGES)
+    (path := data / IMAGES[3].synset / IMAGES[3].name).unlink()
+    path.symlink_to("/proc/self/mem")  # whose first byte gives EIO
+    code, result = run(tmp_path / "r.json", data, "--model", MODEL, "--checkpoint", checkpoint)
+    assert (code, result["images"], result["unreadable"]) == (1, 22, [str(path)])
+    (told,) = result["system_errors"]
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("Images that the system did not read: 1; the result is that of the")
+    assert last.endswith(told)
+
+
+def test_a_print_that_fails_costs_no_file(flat: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out, table, rows = tmp_path / "r.json", tmp_path / "all.csv", tmp_path / "p.csv"
+    command = [
+        *(sys.executable, "-m", "pyconv.evaluate", flat, "--model", MODEL),
+        *("--checkpoint", (copy := tmp_path / "größe.pth"), "--json", out),
+        *("--csv", table, "--predictions", rows),
+    ]
+    copy.write_bytes(checkpoint.read_bytes())
+    done = subprocess.run(
+        list(map(str, command)), env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert b"Traceback" not in done.stderr
+    assert json.loads(out.read_text("utf-8"))["weights"] == str(copy)
+    assert len(table.read_text("utf-8").splitlines()) == 2
+    assert len(rows.read_text("utf-8").splitlines()) == 24
+
+
+def test_without_a_compiler_it_is_one_line_and_the_cure(
+    flat: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "pyconv.evaluate", flat, "--model", MODEL),
+        *("--checkpoint", checkpoint, "--compile"),
+    ]
+    (tmp_path / "bin").mkdir()
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=300,
+        env={k: v for k, v in ENVIRONMENT.items() if k != "CXX"} | {"PATH": str(tmp_path / "bin")},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    told = "pyconv-eval: There is no C++ compiler to compile with. Install g++, or leave"
+    assert done.stderr.count(told) == 1
+    assert len(done.stderr.strip().splitlines()) == 2  # with what was found
+
+
+FIRST: dict[str, tuple[list[str], str]] = {
+    "a misspelt model before a missing folder": (
+        ["/nowhere", "--model", "pyconvresnet5", "--checkpoint", "{ckpt}"],
+        "Did you mean",
+    ),
+    "weights that nobody published before a missing folder": (
+        ["/nowhere", "--model", "resnet18"],
+        "no published weights for resnet18",
+    ),
+    "no such home": (
+        ["{flat}", "--model", "pyconvresnet50", "--checkpoint", "~nobody-of-this-name/best.pt"],
+        "~nobody-of-this-name/best.pt has no home folder behind its ~. Give the full path.",
+    ),
+    "a missing folder before a download": (["/nowhere", "--model", "resnet50"], "no folder"),
+    "a crop too large before a download": (
+        ["{flat}", "--model", "pyconvresnet50", "--crop", "40", "--resize", "30"],
+        "crop=40 does not fit into resize=30",
+    ),
+    "no such device before a download": (
+        ["{flat}", "--model", "pyconvresnet50", "--device", "meta"],
+        "no device 'meta' here",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FIRST)
+def test_the_most_helpful_error_comes_first(
+    fault: str, flat: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PYCONV_OFFLINE", "1")
+    arguments, message = FIRST[fault]
+    assert main([text.format(flat=flat, ckpt=checkpoint) for text in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_weights_without_a_classifier_are_called_so(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "body.pth"
+    torch.save(get_model("pyconvresnet_tiny", num_classes=0).state_dict(), path)
+    assert main([str(flat), "--model", "pyconvresnet_tiny", "--checkpoint", str(path)]) == 2
+    assert "holds weights without a classifier" in capsys.readouterr().err
+
+
 def test_the_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
@@ -500,7 +650,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert 0 < correct1 < correct5
     record = {"images": 20, "correct1": correct1, "correct5": correct5, "top1": 5.0 * correct1}
     (tmp_path / "record.json").write_text(json.dumps(record))
-    for module in ("evaluate.__main__", "weights.rows"):
+    for module in ("evaluate.job", "weights.rows"):
         monkeypatch.setattr(f"pyconv.{module}.sample_file", lambda name: tmp_path / name)
     return tmp_path
 

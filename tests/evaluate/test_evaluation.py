@@ -217,3 +217,54 @@ def test_loss_is_a_mean_over_all_batches_in_double_precision() -> None:
     assert isinstance(metrics, Metrics)
     assert metrics.images == 10_000
     assert metrics.loss == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_some_outputs_are_compared_beside_all() -> None:
+    """As published for ImageNet-A and -R, whose images are of 200 of the network's classes."""
+    some = torch.arange(0, 1000, 5)
+    logits = torch.zeros(200, 1000)
+    logits[range(200), some] = 4
+    logits[:, 1] = 5  # a class that no image is of wins everywhere
+    batches = list(zip(logits.split(64), some.split(64), strict=True))
+    metrics = evaluate(nn.Identity(), batches, subset=some.tolist())
+    assert (metrics.top1, metrics.top5) == (0.0, 100.0)
+    assert metrics.subset is not None
+    assert (metrics.subset.top1, metrics.subset.images) == (100.0, 200)
+    assert metrics.subset.loss == pytest.approx(
+        float(F.cross_entropy(logits[:, some], torch.arange(200)))
+    )
+    content = metrics.as_dict()["subset"]
+    assert (content["classes"], content["correct1"], content["top1"]) == (200, 200, 100.0)
+    assert evaluate(nn.Identity(), batches).as_dict()["subset"] is None
+
+
+def test_a_subset_counts_as_a_network_with_these_outputs_alone() -> None:
+    some = [7, 2, 11]
+    data = [(x, torch.tensor(some)[y % 3]) for x, y in batches(60, 12, 16)]
+    metrics = evaluate(nn.Identity(), data, subset=some)
+    order = torch.tensor(sorted(some))
+    alone = evaluate(nn.Identity(), [(x[:, order], torch.searchsorted(order, y)) for x, y in data])
+    assert metrics.subset is not None
+    assert metrics.subset.per_class == alone.per_class
+    assert metrics.subset.loss == alone.loss
+    with pytest.raises(ValueError, match="a label 2, which is not in the subset"):
+        evaluate(nn.Identity(), data, subset=[7, 11])
+
+
+def test_images_that_the_system_does_not_read_are_told_from_damaged_ones(
+    folder: ImageList, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path := folder.samples[4][0]).unlink()
+    path.symlink_to("/proc/self/mem")  # whose first byte gives EIO
+    preprocess = Preprocess(28, 28, (0.3,), (0.3,))
+    loader = make_loader(folder, preprocess, batch_size=3, workers=1)
+    metrics = evaluate(pyconvresnet_tiny(), loader, normalise=preprocess.normalise)
+    assert [Path(name).name for name in metrics.unreadable] == ["2.JPEG", "4.JPEG", "9.JPEG"]
+    (told,) = metrics.system_errors
+    assert told.startswith(f"{path} cannot be read: Input/output error. Nothing is known to be")
+    err = capsys.readouterr().err
+    assert told in err and "2.JPEG cannot be read: the file is empty" in err
+    only = ImageList(folder.classes, (folder.samples[4],))
+    for strict in (False, True):
+        with pytest.raises(OSError, match="Input/output error"):
+            evaluate(pyconvresnet_tiny(), make_loader(only, preprocess), strict=strict)

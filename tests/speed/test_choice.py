@@ -13,7 +13,7 @@ from equality import compiled, last, plain
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses import FakeTensorMode
 
-from pyconv import PyConv2d
+from pyconv import PyConv2d, onednn
 from pyconv.onednn import Geometry, geometry_of
 from pyconv.speed import autotune, choice, table
 from pyconv.speed.algorithms import DIRECT, NATIVE, Algorithm
@@ -58,15 +58,12 @@ def test_some_algorithm_is_worth_its_zeros(processor: str) -> None:
         assert nearest(problem, measured) != NATIVE, problem
 
 
-def test_a_processor_that_was_not_measured_stays_native() -> None:
-    assert nearest(HG_LEVEL, read_table("abacus")) == NATIVE
-
-
 @pytest.mark.parametrize(
     "change",
     [
         {"dtype": torch.float64},
         {"in_channels": 4096, "out_channels": 4096},
+        {"kernel": (99, 99)},
         {"kernel": (9,), "size": (56,), "geometry": Geometry(32, (1,), (4,), (1,))},
     ],
     ids=str,
@@ -75,18 +72,35 @@ def test_what_was_not_measured_stays_native(change: dict[str, Any]) -> None:
     measured = read_table("AVX512")
     assert nearest(HG_LEVEL, measured) != NATIVE
     assert nearest(HG_LEVEL._replace(**change), measured) == NATIVE
+    assert nearest(HG_LEVEL, read_table("abacus")) == NATIVE
 
 
-def test_the_table_of_a_gpu_is_for_rounded_numbers() -> None:
+def test_the_table_of_a_gpu_is_for_many_rounded_images(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = read_table("CUDA_9.0")
+    monkeypatch.setitem(table.TABLES, "cuda", measured)
     level = HG_LEVEL._replace(device="cuda", dtype=torch.bfloat16)
     assert nearest(level._replace(dtype=torch.float16), measured) == nearest(level, measured)
-    assert nearest(level, measured) != NATIVE
     exact = level._replace(dtype=torch.float32)
-    assert nearest(exact, measured) != NATIVE
+    assert nearest(level, measured) != NATIVE != nearest(exact, measured)
+
+    def chosen(images: int) -> Algorithm:  # by tensors of a GPU that is not here
+        with FakeTensorMode(), torch.no_grad():
+            x = torch.empty(images, 128, 56, 56, device="cuda")
+            weight = torch.empty(32, 4, 9, 9, device="cuda")
+            return choice.choose(x, weight, HG_LEVEL.geometry).forward
+
+    assert chosen(64) != NATIVE and chosen(1) == NATIVE
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        assert nearest(exact, measured) == NATIVE
         assert nearest(level, measured) != NATIVE
+        assert nearest(exact, measured) == chosen(64) == NATIVE
+
+
+def test_what_onednn_gets_wrong_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, level = Algorithm.parse("tiled:4x4:merge=2"), HG_LEVEL._replace(dtype=torch.bfloat16)
+    measured = {level.table_key: [Row(4, 1, 9, 1, 56, None, wrong, wrong)]}
+    for amx in (False, True):
+        monkeypatch.setattr(onednn, "HAS_AMX", amx)
+        assert (wrong in algorithms_for(level)) == (nearest(level, measured) == wrong) != amx
 
 
 @compiled
@@ -121,10 +135,9 @@ def test_a_compiler_follows_the_table_of_a_gpu_in_one_graph(
     assert compiler.frame_count <= 2  # for one size, and for all
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_gpu_that_is_not_here_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(table.TABLES, "cuda", raising=False)
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
     with FakeTensorMode():
         layer = PyConv2d(64, 64, device="cuda")
         assert layer(torch.empty(64, 64, 56, 56, device="cuda")).shape == (64, 64, 56, 56)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import math
+import os
 import platform
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -55,10 +60,8 @@ def levels(
     x = torch.randn(images, channels, *size).contiguous(memory_format=torch.channels_last)
     weights = [torch.randn(out, channels // g, k, k) / k for out, k, g in rows]
     biases: list[Tensor | None] = [torch.randn(out) if bias else None for out, _, _ in rows]
-    pads = [(dilation * (k // 2),) * 2 for _, k, _ in rows]
     geometries = [
-        Geometry(g, (stride,) * 2, pad, (dilation,) * 2)
-        for (_, _, g), pad in zip(rows, pads, strict=True)
+        Geometry(g, (stride,) * 2, (dilation * (k // 2),) * 2, (dilation,) * 2) for _, k, g in rows
     ]
     return Levels(x, weights, biases, geometries)
 
@@ -118,7 +121,8 @@ def assert_gradients(some: Levels, bound: float) -> None:
 @given(problems())
 @settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 def test_gradients_are_equal_to_the_plain_ones(threads: int, single: Levels) -> None:
-    for bound, some in ((1e-5, single), (0.004, single.to(torch.bfloat16))):
+    # Where the kernels do not fit, the gradients of four levels are rounded, and then their sum.
+    for bound, some in ((1e-5, single), (0.006, single.to(torch.bfloat16))):
         for part in (some, *some.apart()):
             assert_gradients(part, bound)
 
@@ -126,10 +130,10 @@ def test_gradients_are_equal_to_the_plain_ones(threads: int, single: Levels) -> 
 @compiled
 def test_gradients_on_weights_repeat_bit_by_bit() -> None:
     some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1], size=(56, 56), images=3)
-    for weight, geometry in zip(some.weights, some.geometries, strict=True):
-        grad = torch.randn_like(native(some.x, weight, None, geometry))
-        assert fits(some.x, [weight], [geometry], "grad_weight")
-        first, second = (grad_weights(grad, some.x, [weight], [geometry])[0] for _ in range(2))
+    for x, weights, _, geometries in some.apart():
+        grad = torch.randn_like(native(x, weights[0], None, geometries[0]))
+        assert fits(x, weights, geometries, "grad_weight")
+        first, second = (grad_weights(grad, x, weights, geometries)[0] for _ in range(2))
         assert torch.equal(first, second)
 
 
@@ -143,23 +147,19 @@ PUBLISHED = {
 }
 
 
-def instructions(flags: str) -> ctypes.CDLL:
-    if platform.machine() != "x86_64":
-        pytest.skip("the flags are those of x86-64")
-    if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
-        pytest.skip("this processor has no AVX-512")
-    return kernels.build(flags)
-
-
 @compiled
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("flags", ["", "-march=x86-64-v4", "-march=x86-64-v3", "-march=x86-64"])
 def test_the_published_pyramids_are_computed_with_any_vectors(
     flags: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if flags and platform.machine() != "x86_64":
+        pytest.skip("the flags are those of x86-64")
+    if flags.endswith("v4") and not torch.cpu._is_avx512_supported():
+        pytest.skip("this processor has no AVX-512")
     if flags:
-        library_of = instructions(flags)
-        monkeypatch.setattr(kernels, "_compiled", lambda: library_of)
+        built = functools.cache(lambda dtype: kernels.build(dtype, flags))
+        monkeypatch.setattr(kernels, "_compiled", built)
     for channels, rows in PUBLISHED.values():
         single = levels(channels, rows, size=(17, 15), stride=stride)
         truth = single.to(torch.float64).plain()
@@ -175,29 +175,43 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
 @compiled
 def test_what_the_kernels_cannot_compute_is_computed_as_usual() -> None:
     odd = levels(12, [(6, 3, 6), (9, 5, 3)])
-    three = levels(16, [(16, 3, 16)])
-    cube = [torch.randn(16, 1, 3, 3, 3)]
-    flat = Geometry(16, (1,) * 3, (1,) * 3, (1,) * 3)
-    assert not fits(odd.x, odd.weights, odd.geometries)
-    assert error(direct(*odd), odd.plain()) < 1e-6
-    double = three.to(torch.float64)
-    assert not fits(double.x, double.weights, double.geometries)
-    assert error(direct(*double), double.plain()) < 1e-12
-    volume = torch.randn(1, 16, 3, 4, 5)
-    expected = native(volume, cube[0], None, flat)
-    assert error(direct(volume, cube, [None], [flat]), expected) < 1e-6
+    double = levels(16, [(16, 3, 16)]).to(torch.float64)
+    cube = Geometry(16, (1,) * 3, (1,) * 3, (1,) * 3)
+    volume = Levels(torch.randn(1, 16, 3, 4, 5), [torch.randn(16, 1, 3, 3, 3)], [None], [cube])
+    for some, bound in ((odd, 1e-6), (double, 1e-12), (volume, 1e-6)):
+        assert not fits(some.x, some.weights, some.geometries)
+        assert error(direct(*some), some.plain()) < bound
 
 
-def test_without_a_compiler_all_is_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "build", lambda: (_ for _ in ()).throw(OSError("no g++")))
+def test_without_a_compiler_all_is_as_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in {"PYCONV_HOME": str(tmp_path), "PATH": "", "CXX": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kernels._compiled.cache_clear()
     try:
         some = levels(64, PUBLISHED["pyconvresnet, stage 1"][1])
-        assert not kernels.available() and not fits(some.x, some.weights, some.geometries)
+        assert not fits(some.x, some.weights, some.geometries)
         assert error(direct(*some), some.plain()) < 1e-6
         assert direct(*some).is_contiguous(memory_format=torch.channels_last)
+        assert not any(map(kernels.available, kernels.DTYPES))
+        assert caplog.text.count("is slower: there is no C++ compiler") == 1
     finally:
         kernels._compiled.cache_clear()
+
+
+def test_training_loads_nothing_from_the_cache_of_pytorch(tmp_path: Path) -> None:
+    """It lies under a name that other users can guess and take first."""
+    code = (
+        "import sys, torch, pyconv; x = torch.randn(2, 64, 56, 56)\n"
+        "pyconv.PyConv2d(64, 64)(x.to(memory_format=torch.channels_last)).sum().backward()\n"
+        "pyconv.speed.kernels.available()\n"
+        "assert 'torch._inductor' not in sys.modules"
+    )
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "planted")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not (tmp_path / "planted").exists()
 
 
 def test_the_operator_keeps_to_the_rules_of_operators() -> None:

@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.two_tensor import TwoTensor
 
-import pyconv
 from pyconv import (
     PyConv1d,
     PyConv2d,
@@ -41,7 +41,7 @@ from pyconv import (
 )
 from pyconv.onednn import geometry_of
 from pyconv.resnet import in_turn
-from pyconv.speed import disabled, pin
+from pyconv.speed import autotune, disabled, optimize, pin
 from pyconv.speed.algorithms import Algorithm
 from pyconv.speed.problem import algorithms_for, problem_of
 
@@ -93,6 +93,7 @@ def layers(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
 def test_any_layer_by_any_algorithm(drawn: tuple[nn.Module, Tensor], twice: bool, random) -> None:  # type: ignore[no-untyped-def]
     layer, x = drawn
     choices = applicable(layer, x, "cpu") + applicable(layer, x, "cuda")
+    assert [Algorithm.parse(str(algorithm)) for algorithm in choices] == choices
     for algorithm in random.sample(choices, min(3, len(choices))):
         pin(layer, str(algorithm))
         assert_equal(layer, x, twice=twice)
@@ -107,45 +108,31 @@ def test_any_layer_by_any_algorithm(drawn: tuple[nn.Module, Tensor], twice: bool
     assert_equal(layer, x, twice=twice)
 
 
-PYRAMIDS: dict[str, dict[str, Any]] = {
-    "stage 1": {"in_channels": 64, "out_channels": 64},
-    "stage 1, strided": {"in_channels": 64, "out_channels": 64, "stride": 2},
-    "dilated, with biases": {"in_channels": 64, "out_channels": 64, "dilation": 2, "bias": True},
-    "stage 2": {
-        "in_channels": 128,
-        "out_channels": 128,
-        "pyconv_kernels": (3, 5, 7),
-        "pyconv_groups": (1, 4, 8),
-    },
-    "HG": {"in_channels": 128, "out_channels": 128, "pyconv_groups": (32,) * 4},
-    "HG, strided": {
-        "in_channels": 256,
-        "out_channels": 256,
-        "pyconv_kernels": (3, 5, 7),
-        "pyconv_groups": (32, 64, 64),
-        "stride": 2,
-    },
-    "odd": {"in_channels": 60, "out_channels": (20, 12), "pyconv_kernels": (3, 5),
-            "pyconv_groups": (5, 4)},
-}  # fmt: skip
+PYRAMIDS: dict[str, Callable[[], PyConv2d]] = {
+    "stage 1": lambda: PyConv2d(64, 64),
+    "stage 1, strided": lambda: PyConv2d(64, 64, stride=2),
+    "dilated, with biases": lambda: PyConv2d(64, 64, dilation=2, bias=True),
+    "stage 2": lambda: PyConv2d(128, 128, (3, 5, 7), (1, 4, 8)),
+    "HG": lambda: PyConv2d(128, 128, pyconv_groups=(32,) * 4),
+    "HG, strided": lambda: PyConv2d(256, 256, (3, 5, 7), (32, 64, 64), stride=2),
+    "odd": lambda: PyConv2d(60, (20, 12), (3, 5), (5, 4)),
+}
 
 
 @compiled
 @pytest.mark.parametrize("algorithm", [None, "direct", "depthwise", "blocked:merge=2"])
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("options", PYRAMIDS.values(), ids=PYRAMIDS)
-def test_a_pyramid_learns_at_once(
-    options: dict[str, Any], half: bool, algorithm: str | None
-) -> None:
-    layer, x = PyConv2d(**options), last(4, options["in_channels"], 29, 31)
-    fits = algorithm is None or all(
-        Algorithm.parse(algorithm).fits(geometry_of(level))  # type: ignore[arg-type]
-        for level in layer.levels
-        if level.groups > 1  # type: ignore[operator]
-    )
+@pytest.mark.parametrize("make", PYRAMIDS.values(), ids=PYRAMIDS)
+def test_a_pyramid_learns(make: Callable[[], PyConv2d], half: bool, algorithm: str | None) -> None:
+    layer = make()
+    x = last(3, layer.in_channels, 29, 31)
+    grouped = [geometry_of(level) for level in layer.levels if level.groups > 1]  # type: ignore[arg-type,operator]
+    fits = algorithm is None or all(map(Algorithm.parse(algorithm).fits, grouped))
     pin(layer, algorithm if fits else None)
     assert "_ConvolutionsBackward" in functions_of(layer(x))
     assert_equal(layer, x, bound=6e-3 if half else 1e-5, autocast=half)
+    if algorithm == "direct" and not half:
+        assert_equal(layer, x, twice=True)
 
 
 def pooled(channels: int, stride: int) -> nn.Module:
@@ -154,20 +141,16 @@ def pooled(channels: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.MaxPool2d(3, stride, 1), conv, nn.BatchNorm2d(channels))
 
 
+TWO: dict[str, Any] = {"pyconv_kernels": (3, 5), "pyconv_groups": (1, 4)}
+FOUR: dict[str, Any] = {"pyconv_kernels": (3, 5, 7, 9), "pyconv_groups": (1, 4, 8, 16)}
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
-    "bottleneck": lambda: PyConvBlock(64, 16, pyconv_kernels=(3, 5), pyconv_groups=(1, 4)),
-    "strided, pooled": lambda: PyConvBlock(
-        64, 64, 2, pooled(256, 2), pyconv_kernels=(3, 5, 7, 9), pyconv_groups=(1, 4, 8, 16)
-    ),
-    "one grouped level, as in HG": lambda: PyConvBlock(
-        64, 32, expansion=2, pyconv_kernels=(3,), pyconv_groups=(8,)
-    ),
-    "two pyramids": lambda: PyConvBasicBlock1(64, 64, pyconv_kernels=(3, 5), pyconv_groups=(1, 4)),
-    "a pyramid and 1x1": lambda: PyConvBasicBlock2(
-        64, 64, 2, nn.Conv2d(64, 64, 1, 2), pyconv_kernels=(3, 5), pyconv_groups=(1, 4)
-    ),
+    "bottleneck": lambda: PyConvBlock(64, 16, **TWO),
+    "strided, pooled": lambda: PyConvBlock(64, 64, 2, pooled(256, 2), **FOUR),
+    "one grouped level, as in HG": lambda: PyConvBlock(64, 32, expansion=2, pyconv_groups=(8,)),
+    "two pyramids": lambda: PyConvBasicBlock1(64, 64, **TWO),
+    "a pyramid and 1x1": lambda: PyConvBasicBlock2(64, 64, 2, nn.Conv2d(64, 64, 1, 2), **TWO),
     "another norm": lambda: PyConvBlock(64, 16, norm_layer=lambda c: nn.GroupNorm(4, c)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
@@ -186,6 +169,10 @@ def test_any_block(make: Callable[[], nn.Module], layout: str, training: bool, h
         assert error(block(x), expected) < 1e-5
 
 
+class Stem(nn.ModuleList):
+    forward = in_turn
+
+
 @compiled
 def test_blocks_and_the_stem_are_replaced_at_all() -> None:
     x = last(16, 64, 25, 21)
@@ -193,29 +180,16 @@ def test_blocks_and_the_stem_are_replaced_at_all() -> None:
         found = functions_of(BLOCKS[name]().train()(x))
         assert {"_NormAddReluBackward", "_ConvolutionsBackward"} <= found
         assert "NativeBatchNormBackward0" not in found
-    stem = [nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)]
-    assert "_NormAddReluBackward" in functions_of(in_turn(stem, x))
+    stem, x = Stem([nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(True)]), last(4, 3, 31, 33)
+    assert "_NormAddReluBackward" in functions_of(stem(x))
     with plain():
-        assert "_NormAddReluBackward" not in functions_of(in_turn(stem, x))
-
-
-@compiled
-def test_the_stem() -> None:
-    class Stem(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.parts = nn.ModuleList([nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU(True)])
-
-        def forward(self, x: Tensor) -> Tensor:
-            return in_turn(self.parts, x)
-
-    assert_equal(settled(Stem()).train().to(memory_format=torch.channels_last), last(4, 3, 31, 33))
+        assert "_NormAddReluBackward" not in functions_of(stem(x))
+    assert_equal(settled(stem).train().to(memory_format=torch.channels_last), x)
 
 
 @compiled
 def test_a_network_learns_the_same() -> None:
-    network = get_model("pyconvresnet18", num_classes=10).train()
-    network = network.to(memory_format=torch.channels_last)
+    network = get_model("pyconvresnet18", num_classes=10).to(memory_format=torch.channels_last)
     images, labels = last(8, 3, 96, 96), torch.arange(8)
 
     def learned() -> dict[str, Tensor]:
@@ -240,91 +214,69 @@ class Doubled(nn.Conv2d):
         return 2 * super().forward(x)
 
 
-def prepare(module: nn.Module) -> nn.Module:
-    module.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
-    return module
+class Shuffled(PyConv2d):
+    """A pyramid that computes otherwise."""
 
-
-def hook(module: nn.Module) -> nn.Module:
-    module.register_forward_hook(lambda module, args, out: 2 * out)
-    return module
-
-
-def watch(module: nn.Module) -> nn.Module:
-    module.register_full_backward_hook(lambda module, grads, out: (2 * grads[0],))
-    return module
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).flip(1)
 
 
 def thrice(module: nn.Module, x: Tensor) -> Tensor:
     return 3 * type(module).forward(module, x)
 
 
-def patch(module: nn.Module) -> nn.Module:
-    module.forward = partial(thrice, module)  # type: ignore[method-assign]
-    return module
-
-
-def change(path: str, act: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], nn.Module]:
-    def changed(model: nn.Module) -> nn.Module:
-        act(model.get_submodule(path))
-        return model
-
-    return changed
-
-
-def replace(path: str, new: nn.Module) -> Callable[[nn.Module], nn.Module]:
-    def changed(model: nn.Module) -> nn.Module:
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, new)
-        return model
-
-    return changed
-
-
-def set_to(**options: Any) -> Callable[[nn.Module], nn.Module]:
-    def changed(module: nn.Module) -> nn.Module:
-        vars(module).update(options)
-        return module
-
-    return changed
-
-
-CHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
+ACTS: dict[str, Callable[[nn.Module], object]] = {
+    "prepare": lambda m: m.register_forward_pre_hook(lambda m, args: (args[0] + 1,)),
+    "hook": lambda m: m.register_forward_hook(lambda m, args, out: 2 * out),
+    "watch": lambda m: m.register_full_backward_hook(lambda m, grads, out: (2 * grads[0],)),
+    "patch": lambda m: setattr(m, "forward", partial(thrice, m)),
+}
+CHANGES: dict[str, Callable[[Any], object]] = {
     **{
-        f"{act.__name__} {path}": change(path, act)
-        for act in (prepare, hook, watch, patch)
+        f"{name} {path}": lambda block, act=act, path=path: act(block.get_submodule(path))
+        for name, act in ACTS.items()
         for path in ("conv1", "conv2", "conv2.conv2_1", "conv2.conv2_2", "bn1", "bn3", "relu",
                      "downsample", "downsample.2")
         # PyTorch itself refuses a ReLU in place behind a backward hook.
-        if act is not watch or path not in ("bn1", "relu")
+        if name != "watch" or path not in ("bn1", "relu")
     },
-    "another level of conv2": replace("conv2.conv2_1", Doubled(64, 16, 3, padding=1, bias=False)),
-    "conv2 with a level that is none": replace(
-        "conv2.conv2_1", nn.Sequential(nn.Conv2d(64, 16, 3, padding=1, bias=False), nn.Tanh())
-    ),
-    "conv2 of two dilations": change("conv2.conv2_2", set_to(dilation=(2, 2), padding=(4, 4))),
-    "conv2 padded by name": change("conv2.conv2_2", set_to(padding="same")),
-    "conv2 mirrored": change("conv2.conv2_2", set_to(padding_mode="reflect")),
-    "another activation": replace("relu", nn.SiLU()),
-    "a norm without statistics": replace("bn1", nn.BatchNorm2d(64, track_running_stats=False)),
+    "another level of conv2": lambda block: block.set_submodule(
+        "conv2.conv2_1", Doubled(64, 16, 3, padding=1, bias=False)),
+    "conv2 with a level that is none": lambda block: block.set_submodule(
+        "conv2.conv2_1", nn.Sequential(nn.Conv2d(64, 16, 3, padding=1, bias=False), nn.Tanh())),
+    "conv2 of another class": lambda block: block.set_submodule("conv2", Shuffled(64, 64)),
+    "conv2 of two dilations": lambda block: vars(block.conv2.conv2_2).update(
+        dilation=(2, 2), padding=(4, 4)),
+    "conv2 padded by name": lambda block: vars(block.conv2.conv2_2).update(padding="same"),
+    "conv2 mirrored": lambda block: vars(block.conv2.conv2_2).update(padding_mode="reflect"),
+    "another activation": lambda block: block.set_submodule("relu", nn.SiLU()),
+    "a norm without statistics": lambda block: block.set_submodule(
+        "bn1", nn.BatchNorm2d(64, track_running_stats=False)),
 }  # fmt: skip
 
 
-def block_to_change() -> nn.Module:
-    kernels, groups = (3, 5, 7, 9), (1, 4, 8, 8)
-    return PyConvBlock(64, 64, 1, pooled(256, 1), pyconv_kernels=kernels, pyconv_groups=groups)
+def changed_block(name: str) -> nn.Module:
+    block = PyConvBlock(64, 64, 1, pooled(256, 1), **FOUR | {"pyconv_groups": (1, 4, 8, 8)})
+    CHANGES[name](block)
+    return block
 
 
-@pytest.mark.parametrize("act", CHANGES.values(), ids=CHANGES)
-def test_what_users_made_of_a_block_is_kept(act: Callable[[nn.Module], nn.Module]) -> None:
-    block = act(block_to_change()).train()
-    x = last(8, 64, 24, 25)
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_users_made_of_a_block_is_kept(name: str) -> None:
+    block, x = changed_block(name).train(), last(8, 64, 24, 25)
     found = learn(block, x)
     with plain():
         expected = learn(block, x)
     assert found.keys() == expected.keys()
-    for name, target in expected.items():
-        assert error(found[name], target) < 1e-2, name
+    for key, target in expected.items():
+        assert error(found[key], target) < 1e-2, key
+
+
+def test_hooks_of_all_modules_are_called() -> None:
+    block, seen = BLOCKS["bottleneck"]().train(), set()
+    with register_module_forward_hook(lambda module, args, out: seen.add(module)):
+        block(last(16, 64, 25, 21))
+    assert seen == set(block.modules())
 
 
 @compiled
@@ -334,12 +286,12 @@ def test_parameters_of_other_classes_and_frozen_ones() -> None:
     assert_equal(layer, x)
     layer.requires_grad_(False)
     assert_equal(layer, x)
-    pair = copy.deepcopy(layer)
-    weight = pair.levels[0].weight.detach()
-    pair.levels[0].weight = nn.Parameter(TwoTensor(weight, weight.clone()))
+    block = BLOCKS["bottleneck"]().train()
+    pair, weight = copy.deepcopy(block), block.bn3.weight.detach()
+    pair.bn3.weight = nn.Parameter(TwoTensor(weight, weight.clone()))
     out = pair(x)
     assert type(out) is TwoTensor  # it went through PyTorch's operators
-    assert error(out.a, layer(x)) < 1e-5
+    assert error(out.a, block(x)) < 1e-5
     with torch.no_grad():
         assert layer(x).grad_fn is None
 
@@ -350,18 +302,16 @@ def test_levels_of_other_dilations(stride: int) -> None:
     """As a segmenter makes them of a pyramid."""
     layer = PyConv2d(64, 64, (3, 5, 7, 9), (4, 4, 8, 16), stride=stride)
     for level, dilation in zip(layer.levels, (2, 2, 1, 1), strict=True):
-        assert isinstance(level, nn.Conv2d)
         level.dilation = (dilation, dilation)
-        level.padding = (dilation * (level.kernel_size[0] // 2),) * 2
+        level.padding = (dilation * (level.kernel_size[0] // 2),) * 2  # type: ignore[index,operator]
     for size in (42, 43):
         assert_equal(layer, last(4, 64, size, size))
 
 
-@pytest.mark.parametrize("last_channels", [True, False])
-def test_autocast_and_empty_batches(last_channels: bool) -> None:
+@pytest.mark.parametrize("make", [last, torch.randn])
+def test_autocast_and_empty_batches(make: Callable[..., Tensor]) -> None:
     for layer in (PyConv2d(64, 64), PyConv2d(256, 64, 7, 64)):
-        x = torch.randn(2, layer.in_channels, 56, 56)
-        x = x.contiguous(memory_format=torch.channels_last) if last_channels else x
+        x = make(2, layer.in_channels, 56, 56)
         with torch.no_grad():
             assert layer(x[:0]).shape == (0, 64, 56, 56)
             with torch.autocast("cpu", torch.bfloat16):
@@ -370,13 +320,14 @@ def test_autocast_and_empty_batches(last_channels: bool) -> None:
 
 
 def test_a_layer_and_an_input_of_different_dtypes_are_refused_as_by_pytorch() -> None:
-    for algorithm in (None, "tiled:2x2", "direct"):
-        layer = PyConv2d(64, 64)
+    for algorithm in (None, "tiled:2x2", "direct", "depthwise"):
+        layer = PyConv2d(64, 64, (3, 5), (16, 16))
         pin(layer, algorithm)
-        with pytest.raises(RuntimeError, match="type"):
-            layer(last(2, 64, 30, 40).bfloat16())
-        with pytest.raises(RuntimeError, match=r"expected input|channels"):
-            layer(last(2, 32, 50, 60))
+        for one in (layer, optimize(layer.eval())):
+            with pytest.raises(RuntimeError, match="type"):
+                one(last(2, 64, 30, 40).bfloat16())
+            with pytest.raises(RuntimeError, match=r"expected input|channels"):
+                one(last(2, 32, 50, 60))
 
 
 @compiled
@@ -419,8 +370,7 @@ def test_copies_traces_and_exports(algorithm: str | None, tmp_path: Path) -> Non
     program = torch.export.export(tiny, (x,), dynamic_shapes=({0: batch},))
     torch.export.save(program, tmp_path / "tiny.pt2")
     assert "pyconv" not in str(program.graph) and "aten.conv2d" in str(program.graph)
-    traced = torch.fx.symbolic_trace(tiny)
-    for twin in (torch.export.load(tmp_path / "tiny.pt2").module(), traced):
+    for twin in (torch.export.load(tmp_path / "tiny.pt2").module(), torch.fx.symbolic_trace(tiny)):
         assert error(twin(x[:2]), expected[:2]) < 1e-5
 
 
@@ -430,17 +380,10 @@ def test_compiles_as_one_graph_and_trains(tuned: bool) -> None:
     block = BLOCKS["one grouped level, as in HG"]().train()
     network = nn.Sequential(PyConv2d(32, 64, pyconv_groups=(1, 4, 8, 8)), block)
     x = torch.randn(2, 32, 12, 12)
-    expected = learn(network, x)
     torch.compiler.reset()
-    twin = copy.deepcopy(network)
-    with pyconv.speed.autotune(tuned):
-        out = torch.compile(twin, fullgraph=True, backend="aot_eager")(x)
-        weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
-        (out * weight + out.tanh()).double().sum().backward()
-    assert error(out, expected["out"]) < 1e-5
-    for name, parameter in twin.named_parameters():
-        assert parameter.grad is not None
-        assert error(parameter.grad, expected[name]) < 1e-3, name
+    compile = partial(torch.compile, fullgraph=True, backend="aot_eager")
+    with autotune(tuned):
+        assert_equal(network, x, of_gradients=1e-3, by=compile)
 
 
 def test_data_parallel_training_steps_as_alone(tmp_path: Path) -> None:
@@ -453,8 +396,7 @@ def test_data_parallel_training_steps_as_alone(tmp_path: Path) -> None:
         for model in (alone, wrapped):
             (model(x) ** 2).sum().backward()
         for a, b in zip(alone.parameters(), wrapped.parameters(), strict=True):
-            assert a.grad is not None and b.grad is not None
-            torch.testing.assert_close(a.grad, b.grad)
+            assert error(a.grad, b.grad) < 1e-6  # type: ignore[arg-type]
     finally:
         group.destroy_process_group()
 
@@ -478,10 +420,3 @@ def test_pinning_what_cannot_be_pins_nothing(algorithm: str, options: dict[str, 
     with pytest.raises(ValueError, match=r"pyconv_levels\.1 .* cannot be computed as"):
         pin(layer, algorithm)
     assert not any("pinned_algorithm" in vars(m) for m in layer.modules())
-
-
-@given(layers())
-@settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
-def test_algorithms_are_written_as_they_are_read(drawn: tuple[nn.Module, Tensor]) -> None:
-    for algorithm in [*applicable(*drawn, "cpu"), *applicable(*drawn, "cuda")]:
-        assert Algorithm.parse(str(algorithm)) == algorithm

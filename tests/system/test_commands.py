@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import platform
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+
+import pyconv
 
 COMMANDS = {
     "pyconv-eval": "pyconv.evaluate",
@@ -46,11 +51,30 @@ def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_examples(command: str) -> None:
+def test_help_has_examples_exit_codes_and_variables(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
     assert f"usage: {command}" in done.stdout
     assert f"examples:\n  {command}" in done.stdout
+    assert "\n\nexit codes: 0 done, 1 failed, 2 wrong usage or bad input" in done.stdout
+    assert "130 interrupted" in done.stdout
+    for variable in ("PYCONV_HOME", "PYCONV_OFFLINE", "PYCONV_DRIVE_URL"):
+        assert f"\n  {variable}" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_version_names_what_a_report_needs(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(f"{COMMANDS[command]}.__main__").main
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    torch, torchvision = (metadata.version(name) for name in ("torch", "torchvision"))
+    assert capsys.readouterr().out == (
+        f"{command} {pyconv.__version__} (torch {torch}, torchvision {torchvision}, "
+        f"Python {platform.python_version()})\n"
+    )
 
 
 @pytest.mark.parametrize(("command", "arguments", "words"), WRONG)

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,13 @@ def exchange(words: list[str]) -> int:
     return commands.DONE
 
 
-def test_processes_exchange_what_they_have(tmp_path: Path) -> None:
+def test_processes_exchange_what_they_have(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert launch(exchange, [str(tmp_path)], 2) == 0
+    assert (
+        capfd.readouterr().out == ""
+    )  # it is for results; some versions of gloo say whom they met
     for rank in (0, 1):
         assert json.loads((tmp_path / str(rank)).read_text()) == {
             "gathered": ["of 0", "of 1"],
@@ -89,6 +95,41 @@ def compile_within(words: list[str]) -> int:
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     (Path(words[0]) / str(rank)).write_text(" ".join(threads))
     return commands.DONE
+
+
+def meet(words: list[str]) -> int:
+    def command(argv: object) -> int:
+        with joined(patience=timedelta(seconds=1)):
+            return commands.DONE
+
+    return commands.run("job", command, None)
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "told"),
+    [
+        ({"WORLD_SIZE": "2"}, commands.WRONG, "RANK is not. Start with torchrun, or unset it."),
+        (
+            {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+            commands.FAILED,
+            "the processes of this run do not meet: ",
+        ),
+    ],
+)
+def test_processes_that_do_not_meet_are_one_line(
+    variables: dict[str, str],
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert meet([]) == code
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("job: ")]
+    assert len(lines) == 1 and told in lines[0]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists threads")

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyconv.system import commands
-from pyconv.train.recipe import AUGMENT, PAPER, Recipe, differences, learning_rate, part_size
+from pyconv.train.recipe import (
+    AUGMENT,
+    PAPER,
+    Recipe,
+    differences,
+    larger_part,
+    learning_rate,
+    part_size,
+    rate_advice,
+    smaller_part,
+)
 
 STEPS = 5004  # of an ImageNet epoch at batch 256
 
@@ -102,6 +112,45 @@ def test_parts_make_up_the_batch_or_the_proposed_one_would(
     except ValueError as error:
         proposed = int(str(error).partition("--batch-size ")[2].partition(",")[0])
         part_size(dataclasses.replace(PAPER, batch_size=proposed), processes, accumulate)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate"),
+    [
+        (dataclasses.replace(PAPER, batch_size=16), "0.0063"),
+        (dataclasses.replace(PAPER, batch_size=64), "0.025"),
+        (dataclasses.replace(PAPER, batch_size=4096), "1.6"),
+        (dataclasses.replace(AUGMENT, batch_size=64), "0.025"),
+        (dataclasses.replace(PAPER, batch_size=128), None),
+        (dataclasses.replace(PAPER, batch_size=16, lr=0.05), None),  # someone's own choice
+        (PAPER, None),
+        (AUGMENT, None),
+    ],
+)
+def test_a_published_rate_for_batches_of_another_size_is_pointed_out(
+    recipe: Recipe, rate: str | None
+) -> None:
+    said = rate_advice(recipe)
+    assert (said is None) == (rate is None)
+    if said is not None:
+        assert f"--batch-size is {recipe.batch_size}" in said
+        assert said.endswith(f"in proportion, it would be --lr {rate}.")
+
+
+def test_a_larger_part_is_had_by_flags_that_work() -> None:
+    four = dataclasses.replace(PAPER, batch_size=4)
+    assert larger_part(four, 4, images=100) == "--batch-size 8 or --accumulate 2"
+    assert larger_part(four, 1, images=100) == "--batch-size 8"
+    assert larger_part(four, 4, images=7) == "--accumulate 2"
+    assert larger_part(dataclasses.replace(PAPER, batch_size=9), 9, 9) == "--accumulate 3"
+    assert larger_part(four, 1, images=7) == "a larger --crop"
+
+
+def test_a_smaller_part_is_had_by_a_flag_that_works() -> None:
+    assert "--accumulate 2 goes on" in smaller_part(PAPER, 1, 1)
+    assert "--accumulate 32 goes on" in smaller_part(PAPER, 4, 16)
+    assert "--accumulate 9 goes on" in smaller_part(dataclasses.replace(PAPER, batch_size=9), 1, 3)
+    assert "smaller --crop" in smaller_part(dataclasses.replace(PAPER, batch_size=9), 1, 9)
 
 
 def test_differences_are_spelled_out() -> None:

@@ -35,6 +35,7 @@ from train_fixtures import (
 from pyconv import get_model
 from pyconv.data import Preprocess
 from pyconv.evaluate import evaluate
+from pyconv.system.failures import explain
 from pyconv.train import DivergedError, Summary, TrainOptions, loading, train
 from pyconv.train.__main__ import _kept_memory, main
 from pyconv.train.recipe import AUGMENT, PAPER, Recipe
@@ -42,6 +43,7 @@ from pyconv.train.step import freeze_stages, join_norms
 from pyconv.weights import checkpoint
 
 TINY = "pyconvresnet_tiny"
+LITTLE = "train_fixtures:little"
 RECIPE = dataclasses.replace(
     PAPER, epochs=2, batch_size=16, lr=0.02, milestones=(1,), min_scale=0.8, ema=0.5, clip=5.0
 )
@@ -253,6 +255,13 @@ def test_a_lost_loader_and_a_lack_of_memory_are_one_clear_line(
         )
 
 
+def test_an_error_inside_a_loader_process_is_no_lost_process() -> None:
+    told = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ..."
+    assert explain(RuntimeError(told), "cure") is None
+    lost = "DataLoader worker (pid 7) is killed by signal: Killed. "
+    assert "(DataLoader worker (pid 7) is killed" in (explain(RuntimeError(lost), "cure") or "")
+
+
 def test_a_finished_run_is_left_as_it_is(tree: Path, tmp_path: Path, finished: Path) -> None:
     shutil.copytree(finished, tmp_path / "copy")
     again = go(tree, tmp_path / "copy")
@@ -277,7 +286,7 @@ def test_the_recipe_of_the_best_weights_learns_real_images_in_mixed_precision(
 ) -> None:
     tree = real_tree(tmp_path / "tree", train=40, val=10)
     recipe = dataclasses.replace(
-        AUGMENT, epochs=6, batch_size=40, lr=0.05, warmup=1.0, min_scale=0.6
+        AUGMENT, epochs=4, batch_size=40, lr=0.05, warmup=1.0, min_scale=0.6
     )
     assert recipe.cutmix and recipe.precision == "bfloat16"
     summary = go(tree, tmp_path / "run", recipe, options=dataclasses.replace(OPTIONS, accumulate=2))
@@ -290,15 +299,15 @@ def test_the_recipe_of_the_best_weights_learns_real_images_in_mixed_precision(
 def test_a_compiled_network_learns_the_same_and_saves_an_ordinary_one(
     tree: Path, tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(RECIPE, epochs=1, milestones=())
+    recipe = dataclasses.replace(RECIPE, epochs=1, milestones=(), crop=28)
     for compiled in (False, True):
         options = dataclasses.replace(OPTIONS, watch_every=1, compile=compiled)
-        assert go(tree, tmp_path / str(compiled), recipe, options=options).finished
+        assert go(tree, tmp_path / str(compiled), recipe, options, LITTLE).finished
     plain, ours = (read_steps(tmp_path / str(compiled)) for compiled in (False, True))
     for (*step, loss), (*same, target) in list(zip(ours, plain, strict=True))[:3]:
         assert step == same and loss == pytest.approx(target, rel=1e-3)  # before roundings grow
     assert set(weights_of(tmp_path / "True")) == set(weights_of(tmp_path / "False"))
-    get_model(TINY, weights=tmp_path / "True" / "best.pt", num_classes=4)
+    get_model(LITTLE, weights=tmp_path / "True" / "best.pt", num_classes=4)
 
 
 def test_half_precision_scales_the_loss_and_saves_the_scale(tree: Path, tmp_path: Path) -> None:
@@ -392,6 +401,94 @@ def test_bad_input_is_one_clear_line(
     whole = (finished / "last.pt").read_bytes()
     (output / "last.pt").write_bytes(whole[: len(whole) // 2])
     assert "last.pt is damaged or cut short" in refuse(capsys, tree, output, *small)
+
+
+def test_the_first_mistake_to_mend_is_named_first(
+    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path
+) -> None:
+    nowhere, output = tmp_path / "nowhere", tmp_path / "run"
+    wrong = ("--model", "pyconvresnet_tony", "--batch-size", 7, "--accumulate", 3)
+    assert "Did you mean" in refuse(capsys, nowhere, output, *wrong)
+    wrong = ("--weights", "nothere.pth", *wrong[2:])
+    assert "nothere.pth" in refuse(capsys, nowhere, output, *wrong)
+    assert "cannot be shared equally" in refuse(capsys, nowhere, output, *wrong[2:])
+    assert not output.exists()
+
+
+def test_a_part_of_one_image_is_refused_where_norms_need_more_and_the_cures_work(
+    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path
+) -> None:
+    line = (tree, "--model", "resnet18", "--crop", 32, "--epochs", 1, "--output", tmp_path / "run")
+    line += ("--workers", 0, "--device", "cpu", "--time-limit", "0.000001s")
+    alone = ("--batch-size", 4, "--accumulate", 4)
+    assert main([str(word) for word in (*line, *alone)]) == 2
+    error = capsys.readouterr().err
+    assert "a batch norm sees one pixel" in error and error.count("\n") == 1
+    assert "Choose --batch-size 8 or --accumulate 2." in error
+    for cure in (("--batch-size", 8), ("--accumulate", 2), ("--crop", 64)):
+        words = [str(word) for word in (*line, *alone, *cure, "--output", tmp_path / cure[0])]
+        assert main(words) == 124, cure
+        saved = torch.load(tmp_path / cure[0] / "last.pt", weights_only=True)
+        assert saved["position"]["step"] == 1
+
+
+def test_a_network_that_cannot_be_tried_beforehand_trains(tree: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, batch_size=1, crop=28, ema=0.0)
+    at_once = dataclasses.replace(OPTIONS, time_limit=1e-9)
+    assert go(tree, tmp_path, recipe, at_once, "train_fixtures:uncopied").exit_code == 124
+
+
+def test_a_rate_for_other_batches_is_pointed_out_when_a_run_begins(
+    capsys: pytest.CaptureFixture[str], tree: Path, tmp_path: Path
+) -> None:
+    line = [tree, "--model", TINY, "--output", tmp_path, "--workers", 0, "--device", "cpu"]
+    line += ["--batch-size", 16, "--epochs", 1, "--time-limit", "0.000001s"]
+    for told in (True, False):
+        assert main([str(word) for word in line]) == 124
+        assert ("in proportion, it would be --lr 0.0063" in capsys.readouterr().err) == told
+
+
+def test_a_network_that_gives_no_logits_of_the_classes_is_refused(
+    tree: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"gives \[16, 10\] for 16 images of 4 classes.*\[16, 4\]"):
+        go(tree, tmp_path, model="train_fixtures:of_ten_classes")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the compiler is found otherwise")
+def test_without_a_compiler_torch_compile_is_one_line(tree: Path, tmp_path: Path) -> None:
+    command = [tree, "--model", LITTLE, "--output", tmp_path / "run", "--batch-size", 16]
+    command += ["--device", "cpu", "--workers", 0, "--crop", 28, "--compile"]
+    none = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pyconv.train", *map(str, command)],
+        env=environment() | none, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("pyconv-train: There is no C++ compiler")
+    assert last.endswith("Install g++, or leave --compile out.")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_result_is_written_before_it_is_printed_and_few_open_files_are_enough(
+    tree: Path, tmp_path: Path
+) -> None:
+    output, result = tmp_path / "größe", tmp_path / "result.json"
+    command = ["-m", "pyconv.train", tree, "--model", TINY, "--output", output, "--json", result]
+    command += ["--batch-size", 32, "--epochs", 1, "--workers", 4, "--device", "cpu"]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -n 40; exec "$0" "$@"', sys.executable, *map(str, command)],
+        env=environment() | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert json.loads(result.read_text("utf-8"))["finished"] is True, done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links that lead in a circle are those of Unix")
+def test_a_run_that_the_system_does_not_show_is_not_overwritten(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").symlink_to("last.pt")
+    with pytest.raises(OSError, match=r"last\.pt cannot be read: Too many levels of symbolic"):
+        go(tree, tmp_path)
 
 
 def test_two_runs_never_write_into_one_folder(

@@ -160,10 +160,18 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(
         next(parts)
     except UnreadableImageError as error:
         message = str(error)
-    if workers:
-        parts._shutdown_workers()  # else they live on in the traceback of the error
     assert "001.png cannot be read" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_system_does_not_read_is_its_error(tmp_path: Path, workers: int) -> None:
+    tree = make_tree(tmp_path, classes=1, train=2, val=1)
+    images = TrainImages(find_splits(tree).train, loading.augmentation(PAPER, 28), 1)
+    loader = loading.train_loader(images, StepSampler(2, 2, 0, 0, 1, 1), workers, pin=False)
+    (tree / "train" / "class0" / "001.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"^There is no file .*001\.png\.$"):
+        next(iter(loader))
 
 
 def test_missing_and_differing_folders_are_named(tmp_path: Path) -> None:

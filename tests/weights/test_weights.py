@@ -56,7 +56,7 @@ CLAIMS = {
 }
 
 
-def test_the_eleven_published_sets_and_their_claims() -> None:
+def test_the_published_sets_and_their_claims() -> None:
     found = {str(w): (w.meta["acc@1 by crop"], w.file_id) for w in PUBLISHED}
     assert found == CLAIMS
     assert len({weights.file_id for weights in PUBLISHED}) == 11

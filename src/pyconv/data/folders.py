@@ -2,33 +2,43 @@
 
 Every layout gives each image the *name* of its class, from a folder, a file name or a list; one
 place turns names into positions. So nothing depends on which classes happen to be on the disk.
+What is left out on the way is named.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
+from ..system.files import expanded
+from ..system.reading import ContentError, reading
 from . import imagenet
+from .decoding import read_bytes
+from .listing import NO_IMAGE, LeftOut, describe, entries, files_below, is_image, is_litter
+from .lists import Row, read_list
+from .numbering import Found, number
 
 __all__ = ["ImageList", "find_images"]
 
-SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 VAL_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val")
-LITTER = {"__MACOSX", "@eaDir", "lost+found"}  # folders that systems leave behind
+VAL_NAMES = {"val", "valid", "validation"}  # in letters of any case
+TEXTS = {".csv", ".json", ".log", ".mat", ".md", ".txt", ".xml", ".yaml", ".yml"}  # on the images
 KAGGLE_LIST = "LOC_val_solution.csv"
+NO_CLASS = "whose names say no class"
 
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})", re.ASCII)
 SYNSET_AT_END = re.compile(r".+_(n\d{8})", re.ASCII)
 TAR_END = bytes(512)
-NEGATIVE = re.compile(r"-\d+", re.ASCII)
-NAME_AND_LABEL = re.compile(r"(.+?)[\s,]+([^\s,]+)")
+WHOLE = re.compile(r"(\d+)(\.0*)?", re.ASCII)  # 3, or 3.0 as pandas writes it
+NEGATIVE = re.compile(r"-\d+(\.0*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class ImageList:
     skipped: tuple[Path, ...] = ()  # files among the images that have no label or are no images
     archive: Path | None = None  # the tar file that the images lie in
     spans: tuple[tuple[int, int], ...] = ()  # offset and size of each image in it
+    left_out: tuple[str, ...] = ()  # what is not counted, in sentences with counts and examples
+    missing: tuple[str, ...] = ()  # names that a list gives and that are not there
 
     @property
     def finding(self) -> str:
@@ -50,25 +62,18 @@ class ImageList:
         return f"{len(self.samples):,} images of {classes} classes, labels from {self.source}"
 
     def read(self, index: int) -> bytes:
-        """The bytes of an image file."""
+        """The bytes of an image file.
+
+        Raises:
+            OSError: if the system does not read it; nothing is known to be wrong with the file.
+            ValueError: if it is a pipe or a device.
+        """
         if self.archive is None:
-            return self.samples[index][0].read_bytes()
+            return read_bytes(self.samples[index][0])
         offset, size = self.spans[index]
-        with self.archive.open("rb") as file:
+        with reading(self.archive) as file:
             file.seek(offset)
             return file.read(size)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Images with the names of their classes, before the names become positions."""
-
-    samples: Sequence[tuple[Path, str]]
-    names: tuple[str, ...]  # of all classes, those without images included
-    source: str
-    skipped: Sequence[Path] = ()
-    numbered: bool = False  # the names are positions by intention
-    spans: Mapping[Path, tuple[int, int]] | None = None
 
 
 def find_images(
@@ -83,58 +88,84 @@ def find_images(
     (``val/n01440764/*.JPEG``); ImageNet's validation images in one folder, labelled by the table
     that comes with this library, by Kaggle's ``LOC_val_solution.csv`` or by a synset at the end of
     their names; ImageNet-V2's folders 0 to 999; any other folder per class. ``root`` may also be
-    ``ILSVRC2012_img_val.tar``. Classes may be missing, and all but the images is ignored.
+    ``ILSVRC2012_img_val.tar``. An image is what the installed Pillow reads, by its suffix. Classes
+    may be missing. What is left out is named in the result.
 
     Args:
         root: The folder, or the tar file.
         classes: What the labels mean: the names of the model's classes in order, or how many
             there are (1000 are ImageNet's, where the names allow it); None takes those found, in
             sorted order.
-        labels: A text file of ``name label`` lines in place of all looking; names relative to
-            ``root``, labels positions or names of classes.
+        labels: A text file of ``name label`` lines, or a table of them, in place of all looking;
+            names relative to ``root``, labels positions or names of classes.
 
     Raises:
         ValueError: if there are no images, they lie on another level, or the classes do not fit.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     if labels is not None:
-        found = _from_list(root, Path(labels).expanduser())
+        known = () if classes is None or isinstance(classes, int) else classes
+        found = _from_list(root, expanded(labels), known)
     elif root.is_file():
         found = _from_tar(root)
     else:
         found = _look(root)
-    names, positions = _number(found, classes, root)
+    names, positions = number(found, classes, root)
     return ImageList(
         names,
         tuple((path, positions[name]) for path, name in found.samples),
         found.source,
-        tuple(found.skipped),
+        tuple(chain.from_iterable(found.left_out.values())),
         None if found.spans is None else root,
         () if found.spans is None else tuple(found.spans[path] for path, _ in found.samples),
+        describe(found.left_out),
+        found.missing,
     )
 
 
-def _look(root: Path) -> _Found:
+def _look(root: Path) -> Found:
     """Recognise a folder: what only ImageNet has comes first, any folder per class last."""
-    place = _descend(root)
-    folders, files = _entries(place)
+    left_out: LeftOut = {}
+    place = _descend(root, left_out)
+    folders, files = entries(place, left_out)
+    images = [file for file in files if is_image(file)]
+    left_out[NO_IMAGE] = _no_texts(file for file in files if not is_image(file))
     synsets = [folder for folder in folders if SYNSET.fullmatch(folder.name)]
-    images = [file for file in files if _is_image(file)]
-    if synsets:
-        return _from_folders(place, synsets, images)
-    if images:
-        found = _from_names(images, _kaggle_labels(place))
+    if images and not synsets:
+        found = _from_names(images, _kaggle_labels(place), left_out)
         if found.samples:
+            _leave(folders, "in a folder beside the images", found.left_out)
             return found
     if folders:
-        return _from_folders(place, folders, images)
+        left_out["beside the folders of the classes"] = images
+        others = [folder for folder in folders if synsets and folder not in synsets]
+        _leave(others, "in a folder whose name is no synset", left_out)
+        return _from_folders(place, synsets or folders, left_out)
     if images:
         raise ValueError(
             f"{place} holds images whose names say no class, such as {images[0].name}. If it is "
             f"the folder of one class, give {place.parent}; else give --labels FILE."
         )
-    packed = next((f" For the images in {file.name}, give {file}." for file in _tars(files)), "")
-    raise ValueError(f"There are no images in {place}: it is empty, or holds other files.{packed}")
+    packed = next((f" For the images in {file.name}, give {file}." for file in _tars(files)), None)
+    more = _and(left_out) if packed is None else packed
+    raise ValueError(f"There are no images in {place}: it is empty, or holds other files.{more}")
+
+
+def _no_texts(files: Iterable[Path]) -> list[Path]:
+    """The files without those that are known to tell about images."""
+    return [file for file in files if file.suffix.lower() not in TEXTS]
+
+
+def _leave(folders: Sequence[Path], reason: str, left_out: LeftOut) -> None:
+    """Name the files in folders that are not searched for images."""
+    for folder in folders:
+        if files := _no_texts(files_below(folder, left_out)):
+            left_out.setdefault(f"{reason} ({folder.name})", []).extend(files)
+
+
+def _and(left_out: LeftOut) -> str:
+    """The first of what was left out, to end a message."""
+    return "".join(f" {sentence}." for sentence in describe(left_out)[:1])
 
 
 def _tars(files: Sequence[Path]) -> list[Path]:
@@ -142,72 +173,56 @@ def _tars(files: Sequence[Path]) -> list[Path]:
     return sorted((f for f in files if f.suffix == ".tar"), key=lambda f: "val" not in f.name)
 
 
-def _descend(root: Path) -> Path:
+def _descend(root: Path, left_out: LeftOut) -> Path:
     """The folder that holds the validation images: ``root``, or the well-known one inside."""
     if not root.is_dir():
         raise ValueError(f"There is no folder {root}. Give the folder that holds the images.")
-    if not any(SYNSET.fullmatch(entry.name) for entry in root.iterdir()):
-        for name in VAL_FOLDERS:
-            if (root / name).is_dir():
-                return root / name
-    return root
+    inside = sorted(root.iterdir())
+    if any(SYNSET.fullmatch(path.name) for path in inside):
+        return root
+    places = [root / name for name in VAL_FOLDERS if (root / name).is_dir()]
+    places += [path for path in inside if _is_val(path) and not any(map(path.samefile, places))]
+    if not places:
+        return root
+    others = [*places[1:], *(path for path in inside if path.name.casefold() == "test")]
+    left_out[f"beside {places[0].name}, which holds the images"] = others
+    return places[0]
 
 
-def _entries(place: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files of a folder, sorted, without what systems leave behind."""
-    folders: list[Path] = []
-    files: list[Path] = []
-    with os.scandir(place) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if not _is_litter(entry.name):
-                (folders if entry.is_dir() else files).append(place / entry.name)
-    return folders, files
+def _is_val(path: Path) -> bool:
+    """Whether it is a folder such as Val. A class may be called so: then its images lie in it."""
+    named = path.name.casefold() in VAL_NAMES and path.is_dir()
+    return named and any(deeper.is_dir() for deeper in path.iterdir())
 
 
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in LITTER
-
-
-def _is_image(path: Path | PurePosixPath) -> bool:
-    return path.suffix.lower() in SUFFIXES
-
-
-def _files_below(place: Path) -> list[Path]:
-    folders, files = _entries(place)
-    return files + [file for folder in folders for file in _files_below(folder)]
-
-
-def _from_folders(place: Path, folders: Sequence[Path], beside: Sequence[Path]) -> _Found:
-    """One folder per class; images may lie deeper inside, and those beside have no class."""
-    files = [(file, folder) for folder in folders for file in _files_below(folder)]
-    images = [(file, folder.name) for file, folder in files if _is_image(file)]
+def _from_folders(place: Path, folders: Sequence[Path], left_out: LeftOut) -> Found:
+    """One folder per class; images may lie deeper inside."""
+    files = [(file, folder) for folder in folders for file in files_below(folder, left_out)]
+    images = [(file, folder.name) for file, folder in files if is_image(file)]
+    left_out.setdefault(NO_IMAGE, []).extend(file for file, _ in files if not is_image(file))
     if not images:
         raise ValueError(
             f"There are no images in the folders of {place}. It should hold one folder per class, "
-            "with the images of the class inside."
+            f"with the images of the class inside.{_and(left_out)}"
         )
     by_synset = SYNSET.fullmatch(folders[0].name) is not None
     if not by_synset and not any(file.parent.parent == place for file, _ in images):
+        likely = min(folders, key=lambda folder: folder.name.casefold().startswith("train"))
         raise ValueError(
             f"The folders of {place} hold no images but folders. Give the folder one level down, "
-            f"which holds a folder per class, such as {folders[0]}."
+            f"which holds a folder per class, such as {likely}."
         )
-    return _Found(
-        images,
-        tuple(folder.name for folder in folders),
-        "folder names",
-        [*beside, *(file for file, _ in files if not _is_image(file))],
-    )
+    return Found(images, tuple(folder.name for folder in folders), "folder names", left_out)
 
 
-def _from_names(images: Sequence[Path], listed: Mapping[str, str]) -> _Found:
+def _from_names(images: Sequence[Path], listed: Mapping[str, str], left_out: LeftOut) -> Found:
     """ImageNet's validation images in one folder."""
     named = [(image, listed.get(image.stem) or _synset_in(image)) for image in images]
-    return _Found(
+    return Found(
         [(image, name) for image, name in named if name is not None],
         imagenet.synsets(),
         KAGGLE_LIST if listed else "file names",
-        [image for image, name in named if name is None],
+        left_out | {NO_CLASS: [image for image, name in named if name is None]},
     )
 
 
@@ -233,129 +248,90 @@ def _kaggle_labels(place: Path) -> dict[str, str]:
     return {}
 
 
-def _from_list(root: Path, path: Path) -> _Found:
-    """The images that a text file names."""
-    place = _descend(root)
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()  # some editors put a mark in front
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}). Save it as such.") from error
-    listed = [_parse(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
-    found = [(_first_file(root / name, place / name), label) for name, label in listed]
-    if found and found[0][0] is None and not Path(listed[0][0]).suffix:
-        del listed[0], found[0]  # a header
-    samples = [(file, label) for file, label in found if file is not None]
+def _from_list(root: Path, path: Path, known: Collection[str]) -> Found:
+    """The images that a text file names, with positions or names of classes."""
+    left_out: LeftOut = {}
+    place = _descend(root, left_out)
+
+    @functools.cache
+    def file_of(name: str) -> Path | None:
+        """The image, where it is there; names may be written as on Windows."""
+        ways = (name, name.replace("\\", "/"))
+        places = (folder / way for way in ways for folder in (root, place))
+        return next((file for file in places if file.is_file()), None)
+
+    rows = read_list(path, lambda name: file_of(name) is not None)
+    found = [(file_of(row.name), row) for row in rows]
+    samples = [(file, row.label) for file, row in found if file is not None]
+    missing = tuple(row.name for file, row in found if file is None)
     if not samples:
-        first = f": {listed[0][0]} is not in {place}" if listed else ""
+        first = f": {missing[0]} is not in {place}" if missing else ""
         raise ValueError(f"{path} names no image that is there{first}. Names are relative to it.")
-    missing = len(listed) - len(samples)
-    source = path.name + f" ({missing:,} more that it names are not there)" * (missing > 0)
-    labels = {label for _, label in listed}
-    others = sorted(label for label in labels if not label.isdecimal())
-    if others:
-        if len(others) < len(labels) or any(NEGATIVE.fullmatch(label) for label in others):
-            raise ValueError(
-                f"The labels in {path} are neither all positions nor all names: {others[0]!r} is "
-                "no position. Leave out the images without a label."
-            )
-        return _Found(samples, tuple(labels), source)
-    samples = [(file, str(int(label))) for file, label in samples]
-    names = tuple(str(number) for number in range(max(map(int, labels)) + 1))
-    return _Found(samples, names, source, numbered=True)
-
-
-def _parse(line: str, number: int, path: Path) -> tuple[str, str]:
-    match = NAME_AND_LABEL.fullmatch(line.strip())
-    if match is None:
+    left_out[f"not named in {path.name}"] = _unlisted(place, rows, [file for file, _ in samples])
+    source = path.name + f" ({len(missing):,} more that it names are not there)" * bool(missing)
+    labels = {row.label for row in rows}
+    numbers = {label: str(int(each[1])) for label in labels if (each := WHOLE.fullmatch(label))}
+    others = sorted(labels - numbers.keys())
+    by_name = labels <= {*known} or len(others) == len(labels)
+    if "" in labels or (others and (not by_name or any(map(NEGATIVE.fullmatch, others)))):
         raise ValueError(
-            f"Line {number} of {path} is not 'name label': {line.strip()!r}. The devkit's list of "
-            "numbers needs no --labels: ImageNet's own file names say their classes."
+            f"The labels in {path} are neither all positions nor all names: {others[0]!r} is "
+            "no position. Leave out the images without a label."
         )
-    return match[1].strip('"'), match[2].strip('"')
+    if by_name:
+        return Found(samples, tuple(labels), source, left_out, missing, is_list=True)
+    samples = [(file, numbers[label]) for file, label in samples]
+    names = tuple(str(position) for position in range(max(map(int, numbers.values())) + 1))
+    return Found(samples, names, source, left_out, missing, is_list=True, numbered=True)
 
 
-def _first_file(*places: Path) -> Path | None:
-    return next((place for place in places if place.is_file()), None)
+def _unlisted(place: Path, rows: Sequence[Row], files: Sequence[Path]) -> list[Path]:
+    """The images that a list does not name, beside those that it does."""
+    listed = {os.path.normpath(file) for file in files}
+    if any(Path(row.name).is_absolute() for row in rows):  # and the folder may be any other
+        folders = sorted({Path(file).parent for file in listed})
+        there = [file for folder in folders for file in entries(folder, {})[1]]
+    else:
+        there = files_below(place, {})
+    return [file for file in there if is_image(file) and os.path.normpath(file) not in listed]
 
 
-def _from_tar(path: Path) -> _Found:
+def _from_tar(path: Path) -> Found:
     """ImageNet's validation images in their tar file, which is read in place."""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with reading(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             # Of a name that is there twice, tar unpacks the last.
             files = {PurePosixPath(each.name): each for each in tar if not each.isdir()}
-            end = tar.offset
-        with path.open("rb") as file:
-            file.seek(end)
+            file.seek(tar.offset)
             if file.read(len(TAR_END)) != TAR_END:  # where it ends too early, tarfile may not say
                 raise tarfile.ReadError("unexpected end of data")
-    except tarfile.TarError as error:
+    except ContentError as error:
         if "unexpected end" in str(error):
             raise ValueError(f"{path} is cut off: fetch or copy it again.") from error
         raise ValueError(
-            f"{path} is neither a folder nor a plain tar file ({error}). Unpack it, and give the "
-            "folder that holds the images."
+            f"{path} is neither a folder nor a plain tar file ({error.__cause__}). Unpack it, and "
+            "give the folder that holds the images."
         ) from error
-    images = [
-        (path / place, _synset_of(place) if files[place].isfile() else None, files[place])
-        for place in sorted(files)
-        if _is_image(place) and not any(_is_litter(part) for part in place.parts)
-    ]
-    samples = [(image, name) for image, name, _ in images if name is not None]
+    places = [place for place in sorted(files) if not any(is_litter(part) for part in place.parts)]
+    samples, spans = [], {}
+    left_out: LeftOut = {NO_IMAGE: [], NO_CLASS: []}
+    for place in places:
+        member, name = files[place], _synset_of(place)
+        if not is_image(place):
+            left_out[NO_IMAGE].append(path / place)
+        elif name is None or not member.isfile():
+            left_out[NO_CLASS].append(path / place)
+        else:
+            samples.append((path / place, name))
+            spans[path / place] = (member.offset_data, member.size)
     if not samples:
         raise ValueError(
             f"{path} holds no images whose names say a class of ImageNet. Unpack it, and give the "
             "folder that holds the images."
         )
-    return _Found(
-        samples,
-        imagenet.synsets(),
-        f"the names in {path.name}",
-        [image for image, name, _ in images if name is None],
-        spans={image: (member.offset_data, member.size) for image, _, member in images},
-    )
+    return Found(samples, imagenet.synsets(), f"the names in {path.name}", left_out, spans=spans)
 
 
 def _synset_of(path: PurePosixPath) -> str | None:
     folder = path.parent.name
     return folder if SYNSET.fullmatch(folder) else _synset_in(path)
-
-
-def _number(
-    found: _Found, wanted: Sequence[str] | int | None, root: Path
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Decide the order of the classes, and the position of every name in it."""
-    classes = _classes(found, wanted)
-    if isinstance(wanted, int) and len(classes) != wanted:
-        raise ValueError(
-            f"{root} holds {len(classes)} classes and the model has {wanted}. Evaluate it on "
-            "images of the classes it was trained on; one without images is an empty folder."
-        )
-    positions = {name: position for position, name in enumerate(classes)}
-    for name in {name for _, name in found.samples} - positions.keys():
-        if not name.isdecimal() or int(name) >= len(classes):
-            raise ValueError(f"{root} holds images of {name!r}, which the model does not know.")
-        positions[name] = int(name)
-    return classes, positions
-
-
-def _classes(found: _Found, wanted: Sequence[str] | int | None) -> tuple[str, ...]:
-    """The order of the classes: as asked for, ImageNet's, by number, or sorted."""
-    synsets, names = imagenet.synsets(), set(found.names)
-    if wanted is not None and not isinstance(wanted, int):
-        return tuple(wanted)
-    numbers = {int(name) for name in names if name.isdecimal()}
-    all_numbers = len(numbers) == len(names)
-    if all_numbers and max(numbers) == len(synsets) and (0 not in numbers or wanted == 1000):
-        raise ValueError(
-            "The classes are numbered up to 1000. The ids 1 to 1000 of ImageNet's devkit are in "
-            "another order than the models' classes. Name them by synset, such as n01440764."
-        )
-    if found.numbered:
-        count = wanted or len(names)
-        return tuple(str(number) for number in range(count)) if count != 1000 else synsets
-    if wanted == len(synsets) and (names <= set(synsets) or (all_numbers and max(numbers) < 1000)):
-        return synsets
-    if all_numbers and numbers == set(range(len(synsets))):
-        return synsets  # ImageNet-V2, whose folders must not be sorted as text
-    return tuple(sorted(names))

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..system.failures import is_memory
 from .decoding import decode, decode_fast
 from .folders import ImageList
 from .preprocess import Preprocess
-from .workers import start_worker
+from .workers import data_loader, start_worker
 
 __all__ = ["Batch", "Fault", "make_loader"]
 
@@ -28,6 +29,12 @@ class Fault(NamedTuple):
     position: int  # in the list of images
     path: str
     reason: str
+    system: bool = False  # whether the system did not read it: nothing is known of the file
+
+    @property
+    def text(self) -> str:
+        """What happened, as a sentence."""
+        return self.reason if self.system else f"{self.path} cannot be read: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,13 @@ class _Pixels(Dataset["tuple[Tensor, int, int] | Fault"]):
             data = self.images.read(index)
             image = decode_fast(data) if self.fast else decode(data, len(self.preprocess.mean))
             return self.preprocess.pixels(image), label, index
-        except Exception as error:  # a damaged file can make a decoder fail in any way
-            return Fault(index, str(path), str(error) or type(error).__name__)
+        except ValueError as error:
+            return Fault(index, str(path), str(error))
+        except (OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_memory(error):
+                raise
+            reason = f"Memory ran out with {path}." if is_memory(error) else str(error)
+            return Fault(index, str(path), reason, system=True)
 
     def collate(self, items: Sequence[tuple[Tensor, int, int] | Fault]) -> Batch:
         read = [item for item in items if not isinstance(item, Fault)]
@@ -90,13 +102,15 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """Batches of uint8 ``[N, C, crop, crop]`` with their labels ``[N]``, in order, each once.
 
-    An image that cannot be read is left out of its batch and named in ``batch.faults``.
+    An image that cannot be read is left out of its batch and named in ``batch.faults``, with
+    whether the file or the system is to blame.
 
     Args:
         images: What :func:`find_images` found.
         preprocess: Sizes and statistics.
         batch_size: Images in a batch; the last may have fewer.
-        workers: Processes that decode; 0 decodes in this one.
+        workers: Processes that decode; 0 decodes in this one. There are fewer, with a line on
+            stderr, where the system does not give more.
         fast_decode: Decode JPEGs with torchvision and resize tensors, in half the time; pixels
             differ by 1 of 255 here and there. Other files, and grey models, go the exact way.
         pin_memory: Put the pixels into page-locked memory, for a GPU.
@@ -108,8 +122,8 @@ def make_loader(
 
     rank, size = shard
     pixels = _Pixels(images, preprocess, fast_decode)
-    return DataLoader(
-        pixels,  # type: ignore[arg-type]  # the collation makes a Batch of its items
+    return data_loader(
+        pixels,
         batch_size=batch_size,
         sampler=range(rank, len(pixels), size),
         num_workers=workers,

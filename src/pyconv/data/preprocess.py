@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .decoding import to_bytes
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -63,8 +65,7 @@ class Preprocess:
         from torchvision.transforms.v2 import functional as tv
 
         if not isinstance(image, Tensor):
-            mode = "L" if len(self.mean) == 1 else "RGB"
-            image = image if image.mode == mode else image.convert(mode)
+            image = to_bytes(image, len(self.mean))
         image = tv.resize(image, [self.resize], antialias=True)
         image = tv.center_crop(image, [self.crop, self.crop])
         return image if isinstance(image, Tensor) else tv.pil_to_tensor(image)

@@ -10,122 +10,34 @@ import argparse
 import contextlib
 import datetime
 import hashlib
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..backbone import image_channels
-from ..data.folders import ImageList, find_images
+from ..data.folders import ImageList
 from ..data.loading import make_loader
-from ..data.preprocess import Preprocess, expected_pixels
-from ..models import get_model, options_for, published_pixels, resolve_weights
 from ..system import commands, devices, processor
 from ..system.failures import explain
-from ..system.files import require_writable, write_result
+from ..system.files import expanded, require_writable, write_result
 from ..system.launch import launch, process_count
 from ..system.processes import World, joined
 from ..system.signals import noting
-from ..weights import checkpoint, store
-from ..weights.rows import PyConvResNetTiny_Weights, WeightsEnum, sample_file
+from ..weights import store
+from ..weights.rows import WeightsEnum
 from . import report
 from .evaluation import Metrics, evaluate
+from .job import EvalOptions, Job, decide
 
 __all__ = ["main"]
 
 PATIENCE = datetime.timedelta(days=1)  # of fast processes with slow ones
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the command was asked to do, decided."""
-
-    model: nn.Module
-    name: str
-    weights: WeightsEnum | Path  # a published set, or the checkpoint
-    images: ImageList
-    preprocess: Preprocess
-    record: dict[str, Any] | None = None  # what is on record for these very files
-    note: str | None = None  # what else to tell the user
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """How to compute: all of it is written into the result."""
-
-    device: torch.device
-    dtype: torch.dtype
-    channels_last: bool
-    optimize: bool
-    compile: bool
-    batch_size: int
-    workers: int
-
-
-def _sample_job() -> Job:
-    weights = PyConvResNetTiny_Weights.DEFAULT
-    return Job(
-        get_model(weights.value.model, weights=weights),
-        weights.value.model,
-        weights,
-        find_images(sample_file("images")),
-        weights.transforms(),
-        json.loads(sample_file("record.json").read_text("utf-8")),
-    )
-
-
-def _job(args: argparse.Namespace) -> Job:
-    """Build the model first: a wrong name should not wait for 50,000 images to be listed."""
-    chosen: WeightsEnum | Path | None = args.checkpoint
-    if chosen is None:
-        chosen = resolve_weights(args.model, args.weights is None, args.weights)
-    assert chosen is not None  # without --weights, the paper's
-    notes, options = checkpoint.Notes(), {}
-    if isinstance(chosen, Path):
-        chosen = chosen.expanduser()
-        notes, options = checkpoint.read_notes(chosen), options_for(args.model, chosen)
-    model = get_model(args.model, weights=chosen, **options)
-    note = None
-    if isinstance(chosen, WeightsEnum):
-        published = chosen.value.preprocess
-    elif notes.preprocess is None:
-        published = published_pixels(args.model)
-    else:
-        published = notes.preprocess
-        note = f"Preprocessing and classes are those that {chosen} was trained with."
-    preprocess = expected_pixels(
-        published,
-        image_channels(model),
-        crop=args.crop,
-        resize=args.resize,
-        network=str(chosen),
-    )
-    count, names = getattr(model, "num_classes", options.get("num_classes")), notes.classes or ()
-    classes = names if len(names) == count else count
-    images = find_images(args.data, classes, labels=args.labels)
-    return Job(model, args.model, chosen, images, preprocess, note=note)
-
-
-def _options(args: argparse.Namespace, images: int, world: World) -> EvalOptions:
-    device = devices.choose_device(args.device, shared=True)
-    dtype = devices.DTYPES[args.dtype]
-    channels_last = args.channels_last
-    if channels_last is None:  # where it is known to be faster
-        channels_last = device.type == "cpu" or (device.type == "cuda" and dtype.itemsize == 2)
-    workers = args.workers
-    if workers is None:  # a worker takes a moment to start, which few images do not repay
-        cores = processor.usable_cores() // devices.local_processes()
-        workers = min(cores, images // world.size // 2000, 16)
-    return EvalOptions(
-        device, dtype, channels_last, args.optimize, args.compile, args.batch_size, workers
-    )
 
 
 def _prepare(job: Job, options: EvalOptions) -> nn.Module:
@@ -165,8 +77,11 @@ def _result(
         "weights_file": _provenance(job.weights),
         "data": str(args.data or "the sample"),
         "finding": job.images.finding,
+        "present_classes": len({label for _, label in job.images.samples}),
         **metrics.as_dict(),
         "skipped": [str(path) for path in job.images.skipped],
+        "missing": list(job.images.missing),
+        "left_out": list(job.images.left_out),
         "published": report.published(metrics, job.weights, job.preprocess.crop),
         "preprocessing": asdict(job.preprocess) | {"decoder": decoder},
         "device": devices.describe(options.device),
@@ -228,6 +143,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("images").add_argument
     add("--labels", type=Path, metavar="FILE", help="lines 'name label', relative to the folder")
+    add(
+        "--subset-classes",
+        action="store_true",
+        help="also compare only the outputs of the classes that the images are of, as is published "
+        "for ImageNet-A and -R",
+    )
     add("--crop", type=_positive, help="side of the centre crop in pixels")
     add("--resize", type=_positive, help="shorter side before the crop in pixels")
     add("--fast-decode", action="store_true", help="decode faster; pixels differ by 1 of 255")
@@ -264,7 +185,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--model is missing, such as --model pyconvresnet50")
     for option in ("checkpoint", "labels"):
         path = getattr(args, option)
-        if path is not None and not path.expanduser().is_file():
+        if path is not None and not expanded(path).is_file():
             raise ValueError(f"--{option}: there is no file {path}. Give the path of one.")
     if args.workers is not None and args.workers < 0:
         parser.error("--workers must be 0 or more")
@@ -277,25 +198,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Namespace) -> None:
-    """Say and write the result; one place where that fails costs none of the others theirs."""
+    """Write and print the result; one place where that fails costs none of the others theirs."""
 
     def predictions(path: Path) -> None:
         samples, classes = job.images.samples, job.images.classes
         write_result(path, report.predictions_csv(samples, metrics.predictions, classes))
 
     outputs: list[tuple[Path | None, Callable[[Path], None]]] = [
-        (Path("stdout"), lambda _: commands.say(report.table(result))),
         (args.json, lambda path: write_result(path, result)),
         (args.csv, lambda path: report.append_csv(path, result)),
         (args.predictions, predictions),
+        (Path("stdout"), lambda _: commands.say(report.table(result))),  # last: files stay
     ]
     failures = []
     for path, write in outputs:
         try:
             if path is not None:
                 write(path)
-        except OSError as error:
-            failures.append(f"{path} could not be written: {error.strerror or error}")
+        except (OSError, ValueError) as error:  # a letter that an encoding does not know is one
+            reason = getattr(error, "strerror", None) or error
+            failures.append(f"{path} could not be written: {reason}")
     if (advice := report.hint(result)) is not None:
         sys.stderr.write(f"{advice}\n")
     if failures:
@@ -303,25 +225,16 @@ def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Na
 
 
 def _announce(job: Job) -> None:
-    images = job.images
-    if job.note is not None:
-        sys.stderr.write(f"{job.note}\n")
-    sys.stderr.write(f"{images.finding}\n")
-    if images.skipped:
-        sys.stderr.write(
-            f"{len(images.skipped):,} other files were left out, having no label or no suffix of "
-            f"an image; the first is {images.skipped[0]}\n"
-        )
+    lines = [] if job.note is None else [job.note]
+    lines += [job.images.finding, *report.shortened(job.images.left_out)]
+    if missing := job.images.missing:
+        lines.append(f"Names of the list that are not there: {len(missing):,}, as {missing[0]}")
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
 def _evaluate_here(args: argparse.Namespace, world: World) -> int:
     """Evaluate this process's shard; the first process reports on all of them."""
-
-    def prepare() -> tuple[Job, EvalOptions]:
-        job = _sample_job() if args.sample else _job(args)
-        return job, _options(args, len(job.images.samples), world)
-
-    job, options = world.on_all(prepare)
+    job, options = world.on_all(lambda: decide(args, world))
     if len(set(world.gather(_fingerprint(job.images)))) > 1:
         raise ValueError("The processes see different images. Give them all the same folder.")
     if world.first:
@@ -338,7 +251,7 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
         pin_memory=options.device.type == "cuda",
         shard=(world.rank, world.size),
     )
-    model = _prepare(job, options)
+    model = world.on_all(lambda: _prepare(job, options))
     with noting(signal.SIGINT) as noted:
         world.gather(None)  # all begin once all note an interruption
         metrics = evaluate(
@@ -350,6 +263,7 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
             progress=world.first,
             strict=args.strict,
             predictions=args.predictions is not None,
+            subset=job.subset,
             fixed_batch=options.batch_size if options.compile else None,
             stop=lambda: bool(noted),
             world=world,
@@ -358,6 +272,8 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
     world.on_first(lambda: _write(job, _result(job, options, metrics, args, world), metrics, args))
     if metrics.partial:
         return commands.INTERRUPTED
+    if metrics.system_errors:
+        return commands.FAILED
     return (
         commands.DONE
         if job.record is None or report.agrees(job.record, metrics)
@@ -379,7 +295,7 @@ def _command(argv: Sequence[str] | None) -> int:
     with joined(patience=PATIENCE) as world:
         try:
             return _evaluate_here(args, world)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             cure = "Use another --device, a smaller --batch-size or --dtype bfloat16."
             if (reason := explain(error, cure)) is None:
                 raise

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from ..system.failures import is_memory
+from ..system.streams import message
 
 __all__ = ["Halving"]
 
@@ -19,7 +18,8 @@ class Halving:
     """Calls a model on images, in halves, quarters, ... of the batch once memory has run out."""
 
     def __init__(self, model: Callable[[Tensor], Tensor], fixed: int | None) -> None:
-        self.model, self.fixed = model, fixed
+        self.model = model
+        self.fixed = fixed
         self.limit = fixed  # images at once, if there is one
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -46,9 +46,6 @@ class Halving:
                 "smaller --crop or --dtype bfloat16."
             )
         self.limit = size // 2
-        tqdm.write(
-            f"Memory ran out with {size} images at once; going on with {self.limit}.",
-            file=sys.stderr,
-        )
+        message(f"Memory ran out with {size} images at once; going on with {self.limit}.")
         if device.type != "cpu":
             torch.accelerator.empty_cache()

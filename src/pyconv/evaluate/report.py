@@ -24,16 +24,21 @@ __all__ = [
     "hint",
     "predictions_csv",
     "published",
+    "shortened",
     "table",
 ]
 
 Result = Mapping[str, Any]
 
+Z = 1.96  # of a confidence of 95 %
+FEW = 30  # images that say little
+LINES = 10  # kinds of files left out that are told on the screen
+
 # The columns of --csv: where each stands in the result.
 COLUMNS = (
     "date", "model", "weights", "sha256", "trust", "data", "images", "unreadable", "top1", "top5",
     "loss", "partial", "crop", "resize", "decoder", "device", "dtype", "optimize", "compile",
-    "images_per_second", "pyconv", "torch",
+    "images_per_second", "subset_classes", "subset_top1", "subset_top5", "pyconv", "torch",
 )  # fmt: skip
 
 
@@ -59,22 +64,24 @@ def published(metrics: Metrics, weights: WeightsEnum | Path, crop: int) -> dict[
 def compare(top1: float, images: int, claimed: float, crop: int) -> dict[str, Any]:
     """A measured accuracy beside the published one, all in percent.
 
-    The standard error is the binomial one of an accuracy over that many images: how far another
-    draw of as many images would lie from this one.
+    The interval is Wilson's: an accuracy that lies outside of it would give what was measured on so
+    many images less than once in 20 times. It has a width at 0 and 100 % as well.
     """
-    share = top1 / 100
+    share, spread = top1 / 100, Z**2 / images
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
     return {
         "top1": claimed,
         "crop": crop,
         "claimed_by": "the authors",
         "difference": top1 - claimed,
-        "standard_error": 100 * math.sqrt(share * (1 - share) / images),
+        "interval": [100 * (centre - half), 100 * (centre + half)],
     }
 
 
 def table(result: Result) -> str:
     """The rows on stdout."""
-    sizes, published = result["preprocessing"], result["published"]
+    sizes, published, subset = result["preprocessing"], result["published"], result.get("subset")
     on_record, unreadable = result.get("on_record"), result["unreadable"]
     loss = "not a number" if result["loss"] is None else f"{result['loss']:.4f}"
     rows = [
@@ -87,6 +94,11 @@ def table(result: Result) -> str:
         ("loss", loss),
         ("speed", f"{result['images_per_second']:,.0f} images/s"),
     ]
+    if subset is not None:
+        both = f"top-1 {subset['top1']:.2f} %, top-5 {subset['top5']:.2f} %"
+        rows.append(
+            ("subset", f"{both}, comparing the {subset['classes']:,} classes of the images")
+        )
     if unreadable:
         rows.append(("unreadable", f"{len(unreadable):,} images, not counted above"))
     if on_record is not None:
@@ -95,26 +107,41 @@ def table(result: Result) -> str:
     if published is not None:
         claim = f"top-1 {published['top1']:.2f} % (the authors' claim for all 50,000 images)"
         rows.append(("published", claim))
-        difference = f"{published['difference']:+.2f} +- {published['standard_error']:.2f}"
-        rows.append(("difference", f"{difference} points (standard error)"))
+        low, high = (end - published["top1"] for end in published["interval"])
+        difference = f"{published['difference']:+.2f} points (95 %: {low:+.2f} to {high:+.2f})"
+        rows.append(("difference", difference))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def hint(result: Result) -> str | None:
     """What to look at where a result can hardly be what the user wanted."""
-    images, classes, loss = result["images"], len(result["per_class"]), result["loss"]
-    if loss is None:
+    images, classes, subset = result["images"], len(result["per_class"]), result.get("subset")
+    if errors := result.get("system_errors"):
+        return (
+            f"Images that the system did not read: {len(errors):,}; the result is that of the "
+            f"others. Run it again. The first: {errors[0]}"
+        )
+    if result["loss"] is None:
         return (
             "The loss is not a number: the network computes infinities. Try --dtype bfloat16 or "
-            "float32; if it stays, the weights are damaged."
+            "float32; if it stays, look at the weights."
         )
+    present = result.get("present_classes", classes)
+    if subset is None and images >= FEW and 1 < present < classes / 2:
+        return (
+            f"The images are of {present:,} of the network's {classes:,} classes, and all outputs "
+            "were compared. What is published for such sets, as for ImageNet-A and -R, compares "
+            "only those of these classes: --subset-classes."
+        )
+    counts = result if subset is None else subset
+    classes = classes if subset is None else subset["classes"]
     chance = 1 / classes
     near = chance + 2 * math.sqrt(chance * (1 - chance) / images)
-    if images < 30 or classes < 2 or result["correct1"] / images > near:
+    if images < FEW or classes < 2 or counts["correct1"] / images > near:
         return None
     even = math.log(classes)
-    if loss < 1.05 * even:
+    if counts["loss"] < 1.05 * even:
         return (
             f"The accuracy is near chance and the loss near that of guessing ({even:.2f}): the "
             "weights look untrained. Is this the checkpoint you meant?"
@@ -123,6 +150,12 @@ def hint(result: Result) -> str | None:
         f"The accuracy is near chance and the loss above that of guessing ({even:.2f}): the labels "
         "look to be in another order than the model's classes, or the weights to be untrained."
     )
+
+
+def shortened(lines: Sequence[str]) -> list[str]:
+    """The lines, or the first of many and how many more there are."""
+    more = len(lines) - LINES
+    return [*lines[:LINES], *([f"... and {more:,} more such lines in --json"] * (more > 0))]
 
 
 def check_csv(path: Path) -> None:
@@ -144,6 +177,7 @@ def append_csv(path: Path, result: Result) -> None:
     nested = (result["preprocessing"], result["versions"], result["weights_file"])
     flat = dict(result) | {key: value for part in nested for key, value in part.items()}
     flat["unreadable"] = len(result["unreadable"])
+    flat |= {f"subset_{key}": value for key, value in (result["subset"] or {}).items()}
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     existing = path.is_file() and path.stat().st_size > 0

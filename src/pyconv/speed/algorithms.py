@@ -173,7 +173,7 @@ def _tile_kernels(weight: Tensor, groups: int, tile: Sequence[int], steps: Seque
     """``[out, i, *k]`` -> ``[tile * out, i, *(k + (tile - 1) * steps)]``: shifted copies."""
     weight = weight.unflatten(0, (groups, -1))  # [g, (tiles so far) * out / g, i, *k]
     # The last dimension first, so that tiles end up in the order of the map.
-    for dim, (count, step) in enumerate(zip(reversed(tile), reversed(steps), strict=True), 1):
+    for dim, (count, step) in enumerate(zip(tile[::-1], steps[::-1], strict=True), 1):
         if count > 1:
             weight = _shifted(weight.movedim(-dim, -1), count, step)  # [count, g, ..., k']
             weight = weight.movedim(-1, -dim).movedim(0, 1).flatten(1, 2)
@@ -312,7 +312,7 @@ def tile_map(y: Tensor, groups: int, tile: tuple[int, ...]) -> Tensor:
     last = is_channels_last(y)
     tiles = [n // t for n, t in zip(y.shape[2:], tile, strict=True)]
     outputs, channels = y.shape[1] // groups, y.shape[1] * math.prod(tile)
-    for dim, n, t in zip(range(dims + 1, 1, -1), reversed(tiles), reversed(tile), strict=True):
+    for dim, n, t in zip(range(dims + 1, 1, -1), reversed(tiles), tile[::-1], strict=True):
         y = y.unflatten(dim, (n, t))
     y = y.unflatten(1, (groups, outputs))  # [N, g, out / g, tiles, tile, tiles, tile, ...]
     maps = list(range(3, 3 + 2 * dims, 2))

@@ -6,7 +6,7 @@ The guard has been asked: the parts of a block are modules that nobody watches o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from ..onednn import CONVS, Conv, computed_in, geometry_of
 from ..resnet import PyConvBlock, _BasicBlock, in_turn
 from . import kernels
 from .algorithms import NATIVE, Algorithms
-from .choice import choose, choose_all, pinned
+from .choice import choose, choose_all, pinned, suits
 from .gradients import convolve
 from .guard import is_large_map
 from .norms import norm_add_relu
@@ -28,7 +28,7 @@ def pyramid(layer: _PyConvNd, x: Tensor) -> Any:  # a tensor, or NotImplemented
     levels = layer.levels
     if not all(type(level) in CONVS and not isinstance(level.padding, str) for level in levels):
         return NotImplemented
-    convs = cast(list[Conv], levels)
+    convs: Any = levels
     if _learns_at_once(x, convs):
         geometries = [geometry_of(conv) for conv in convs]
         weights, biases = [conv.weight for conv in convs], [conv.bias for conv in convs]
@@ -49,7 +49,7 @@ def _learns_at_once(x: Tensor, levels: list[Conv]) -> bool:
         and all(level.padding_mode == "zeros" for level in levels)
         and all(level.weight.requires_grad for level in levels)
         and computed_in(x) in kernels.DTYPES
-        and kernels.available()
+        and kernels.available(computed_in(x))
     )
 
 
@@ -61,7 +61,7 @@ def _conv(module: nn.Module, x: Tensor) -> Tensor:
     if conv.padding_mode != "zeros":
         x = F.pad(x, conv._reversed_padding_repeated_twice, conv.padding_mode)
     weight, geometry, pin = conv.weight, geometry_of(conv), pinned(conv)
-    if pin and x.dim() == weight.dim():  # else it is left to PyTorch, pinned or not
+    if pin and suits(x, weight, geometry):  # else it is left to PyTorch, pinned or not
         algorithms = Algorithms(pin, pin, pin)
     else:
         algorithms = choose(x, weight, geometry)
@@ -86,12 +86,16 @@ def basic_block(block: _BasicBlock, x: Tensor) -> Tensor:
 def pays(block: PyConvBlock | _BasicBlock) -> bool:
     """Whether a block has norms to fuse, or a pyramid of one level with groups."""
     first = block.conv2 if isinstance(block, PyConvBlock) else block.conv1
-    return (block.training and torch.is_grad_enabled()) or getattr(first, "groups", 1) > 1
+    return (block.training and torch.is_grad_enabled()) or _is_grouped(first)
+
+
+def _is_grouped(module: Any) -> bool:
+    return type(module) in CONVS and bool(module.groups > 1)
 
 
 def _grouped(module: nn.Module, x: Tensor) -> Tensor:
     """A pyramid of one level is a convolution, which has nobody else to compute it faster."""
-    return _conv(module, x) if getattr(module, "groups", 1) > 1 else module(x)
+    return _conv(module, x) if _is_grouped(module) else module(x)
 
 
 def _shortcut(downsample: nn.Module | None, x: Tensor) -> Tensor:

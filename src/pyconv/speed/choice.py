@@ -75,7 +75,7 @@ class autotune(AbstractContextManager[None]):  # a verb, as torch.no_grad is
     enabled: bool = False
 
     def __init__(self, enabled: bool = True) -> None:
-        self.before = autotune.enabled
+        self.before: bool = autotune.enabled
         autotune.enabled = enabled
 
     def __exit__(self, *error: object) -> None:
@@ -95,8 +95,8 @@ def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Algorithms:
     size = x.shape[2:]
     if geometry.groups == 1:
         return ALL_NATIVE  # no lane is idle
-    if x.dim() != weight.dim() or not all(isinstance(n, int) for n in size):
-        return ALL_NATIVE  # an input without a batch, or of a size that a compiler leaves open
+    if not suits(x, weight, geometry) or not all(isinstance(n, int) for n in size):
+        return ALL_NATIVE  # or of a size that a compiler leaves open
     if not autotune.enabled and _stays_native(x, weight):
         return ALL_NATIVE
     problem, batch = problem_of(x, weight, geometry, "forward"), x.shape[0]
@@ -107,6 +107,11 @@ def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Algorithms:
         _one(problem._replace(mode="grad_input"), batch) if x.requires_grad else NATIVE,
         _one(problem._replace(mode="grad_weight"), batch) if weight.requires_grad else NATIVE,
     )
+
+
+def suits(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether an input has a batch and the channels wanted; PyTorch knows what else to do."""
+    return x.dim() == weight.dim() and x.shape[1] == weight.shape[1] * geometry.groups
 
 
 def _stays_native(x: Tensor, weight: Tensor) -> bool:
@@ -171,7 +176,7 @@ def _one(problem: Problem, batch: int) -> Algorithm:
         return _known_on_gpu(tuple(problem))
     if compiling:
         return nearest(problem, table_of("cpu"), ours=False)
-    return _known(problem, kernels.available())
+    return _known(problem, kernels.available(problem.dtype))
 
 
 @functools.cache

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..onednn import Geometry, computed_in
 from .algorithms import (
-    DIRECT,
     NATIVE,
     Algorithm,
     Algorithms,
@@ -46,7 +45,8 @@ def convolve(
 
     A single native level also takes an input without a batch.
     """
-    if len(weights) == 1 and algorithms[0] == Algorithms():
+    # By names: some versions of torch.compile cannot compare named tuples.
+    if len(weights) == 1 and all(each.name == "native" for each in algorithms[0]):
         return conv(x, weights[0], biases[0], geometries[0])
     # Autocast reaches neither into the gradients nor into kernels of our own.
     tensors = [None if t is None else t.to(computed_in(t)) for t in (x, *weights, *biases)]
@@ -64,7 +64,7 @@ def _forward(
     alike = [(a.forward, g.stride, g.dilation) for a, g in zip(algorithms, geometries, strict=True)]
     while n < count:
         end = n + 1
-        while algorithms[n].forward == DIRECT and end < count and alike[end] == alike[n]:
+        while algorithms[n].forward.name == "direct" and end < count and alike[end] == alike[n]:
             end += 1
         if end > n + 1:
             maps.append(direct(x, weights[n:end], biases[n:end], geometries[n:end]))
@@ -92,8 +92,12 @@ class _Convolutions(torch.autograd.Function):
         algorithms = [_without_kernels(each) if plain else each for each in ctx.algorithms]
         sizes = [weight.shape[0] for weight in weights]
         levels = list(zip(weights, ctx.geometries, [0, *accumulate(sizes[:-1])], strict=True))
-        by_input = [n for n, a in enumerate(algorithms) if wants_x and a.grad_input == DIRECT]
-        by_weight = [n for n, a in enumerate(algorithms) if wants[n] and a.grad_weight == DIRECT]
+        by_input = [
+            n for n, a in enumerate(algorithms) if wants_x and a.grad_input.name == "direct"
+        ]
+        by_weight = [
+            n for n, a in enumerate(algorithms) if wants[n] and a.grad_weight.name == "direct"
+        ]
         grad_xs: list[Any] = []
         grad_ws: list[Any] = [None] * len(weights)
         if by_input:
@@ -106,7 +110,7 @@ class _Convolutions(torch.autograd.Function):
         for n, (weight, geometry, _) in enumerate(levels):
             part, (_, one, other) = parts[n], algorithms[n]
             wanted = (wants_x and n not in by_input, wants[n] and n not in by_weight)
-            if one != other:  # else both at once
+            if tuple(one) != tuple(other):  # else both at once
                 a, _ = gradients(part, x, weight, geometry, one, (wanted[0], False))
                 _, b = gradients(part, x, weight, geometry, other, (False, wanted[1]))
             else:
@@ -120,7 +124,7 @@ class _Convolutions(torch.autograd.Function):
 
 
 def _without_kernels(algorithms: Algorithms) -> Algorithms:
-    return Algorithms(*(NATIVE if each == DIRECT else each for each in algorithms))
+    return Algorithms(*(NATIVE if each.name == "direct" else each for each in algorithms))
 
 
 def gradients(
@@ -138,7 +142,7 @@ def gradients(
     """
     if not any(wanted):
         return None, None
-    if algorithm == DIRECT:
+    if algorithm.name == "direct":
         grad_x = grad_inputs(grad, x, [weight], [geometry]) if wanted[0] else None
         return grad_x, grad_weights(grad, x, [weight], [geometry])[0] if wanted[1] else None
     prepared, _ = prepare(weight, None, geometry, algorithm)

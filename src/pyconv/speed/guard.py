@@ -12,7 +12,7 @@ from torch.nn.modules import module as hooks
 
 from ..system.processor import is_exporting
 
-PLAIN = {nn.Parameter, type(None)}  # what the parameters of a module may be
+PLAIN: set[type] = {nn.Parameter, type(None)}  # what the parameters of a module may be
 LEAST = 1 << 17  # numbers of a map, below which calling costs more than is saved
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeGuard, cast
+from typing import Any, Literal, TypeGuard, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,30 @@ from .prepared import Convert, DirectPyramid, Frozen, PreparedConv
 from .problem import Problem, ones, problem_of
 from .table import nearest, table_of
 
+M = TypeVar("M", bound=nn.Module)
+Layer = _PyConvNd | Conv
+Inputs = Tensor | Sequence[Any] | None
+Dtype = torch.dtype | None
+Yes = Literal[True]
+No = Literal[False]
 
+
+@overload  # a layer by itself is replaced
+def optimize(
+    model: Layer, example_inputs: Inputs = None, *, dtype: Dtype = None, compile: No = False
+) -> nn.Module: ...
+@overload
+def optimize(
+    model: M, example_inputs: Inputs = None, *, dtype: Dtype = None, compile: No = False
+) -> M: ...
+@overload
+def optimize(
+    model: nn.Module, example_inputs: Inputs = None, *, dtype: Dtype = None, compile: Yes
+) -> Frozen: ...
+@overload
+def optimize(
+    model: nn.Module, example_inputs: Inputs = None, *, dtype: Dtype = None, compile: bool
+) -> nn.Module: ...
 def optimize(
     model: nn.Module,
     example_inputs: Tensor | Sequence[Any] | None = None,
@@ -34,8 +57,9 @@ def optimize(
 
     Batch norms are folded into the convolutions before them, images run channels-last, and each
     grouped convolution is computed by the fastest equal algorithm, with its weights prepared once.
-    The result is of the same class and has its methods, without gradients; it can be saved, copied,
-    exported and compiled. ``model`` stays as it is.
+    The result has no gradients. It is of the same class and has its methods; it can be saved,
+    copied, exported and compiled. With ``compile`` it is a ``Frozen`` module, which calls such a
+    one through ``torch.compile`` and passes its attributes on. ``model`` stays as it is.
 
     Args:
         model: Any module in eval mode; what it holds besides pyramids runs as before.

@@ -52,7 +52,7 @@ def _is_ours(x: Tensor, norm: nn.Module, relu: nn.Module | None, shortcut: Tenso
         and x.shape[1] == norm.num_features
         and x.shape[1] % CHANNELS == 0
         and (shortcut is None or (shortcut.shape, shortcut.dtype) == (x.shape, x.dtype))
-        and kernels.available()
+        and kernels.available(x.dtype)
     )
 
 
@@ -105,7 +105,7 @@ class _NormAddRelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, deviation, out = ctx.saved_tensors
-        if torch.is_grad_enabled() or not kernels.available():
+        if torch.is_grad_enabled() or not kernels.available(x.dtype):
             return _by_pytorch(ctx, grad)  # a gradient is wanted of the gradient; or disabled since
         # What was saved may have been elsewhere in between, and come back otherwise.
         x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))

@@ -34,11 +34,11 @@ class PreparedConv(nn.Module):
 
     def __init__(self, conv: Conv, algorithm: Algorithm) -> None:
         super().__init__()
-        self.geometry = geometry_of(conv)
+        self.geometry: Geometry = geometry_of(conv)
         self.algorithm = algorithm
-        self.shape = tuple(conv.weight.shape)  # before it was prepared
+        self.shape: tuple[int, ...] = tuple(conv.weight.shape)  # before it was prepared
         zeros = conv.padding_mode == "zeros"
-        self.before = [] if zeros else list(conv._reversed_padding_repeated_twice)
+        self.before: list[int] = [] if zeros else list(conv._reversed_padding_repeated_twice)
         self.padding_mode = conv.padding_mode
         weight, bias = prepare(conv.weight, conv.bias, self.geometry, algorithm)
         layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
@@ -65,8 +65,10 @@ def _apply_prepared(
     if x.dim() < weight.dim():
         batch = _apply_prepared(x.unsqueeze(0), weight, bias, shape, geometry, algorithm)
         return batch.squeeze(0)
-    if is_recorded() and not all(type(n) is int for n in x.shape[2:]):
-        # Tiles are laid out by the size of the map, which is left open.
+    # Tiles are laid out by the size of the map, which may be left open.
+    is_open = is_recorded() and not all(type(n) is int for n in x.shape[2:])
+    # With other channels than wanted, PyTorch has something to say.
+    if is_open or x.shape[1] != shape[1] * geometry.groups:
         weight, bias = restore(weight, bias, torch.Size(shape), geometry, algorithm)
         algorithm = NATIVE
     return apply(x, weight, bias, geometry, algorithm)
@@ -80,8 +82,8 @@ class DirectPyramid(nn.Module):
 
     def __init__(self, levels: Sequence[nn.Module], together: Sequence[Conv]) -> None:
         super().__init__()
-        self.apart = nn.ModuleList(levels)  # the first ones of the pyramid
-        self.together = nn.ModuleList(together)
+        self.apart: nn.ModuleList = nn.ModuleList(levels)  # the first ones of the pyramid
+        self.together: nn.ModuleList = nn.ModuleList(together)
 
     def forward(self, x: Tensor) -> Tensor:
         convs: Any = self.together
@@ -108,15 +110,16 @@ class Frozen(nn.Module):
 
     def __init__(self, module: nn.Module, convert: Convert) -> None:
         super().__init__()
-        self.module, self.convert = module, convert
+        self.module = module
+        self.convert = convert
         self._renew()
 
     def _renew(self) -> None:
         """Begin a program anew, of which the weights as they are now will be a part."""
         # The calls from one kernel to the next in C++ as well.
-        self.on_cpu = all(p.device.type == "cpu" for p in self.module.parameters())
+        self.on_cpu: bool = all(p.device.type == "cpu" for p in self.module.parameters())
         # Inductor packs what it freezes by oneDNN, which has no double precision.
-        self.freezes = not (
+        self.freezes: bool = not (
             self.on_cpu and any(p.dtype == torch.float64 for p in self.module.parameters())
         )
         self._run = _compiled(self.module, self.convert)
@@ -184,7 +187,9 @@ class Convert:
         images: bool = False,  # whether those are to lie channels-last
         outputs: torch.dtype | None = None,
     ) -> None:
-        self.dtype, self.images, self.outputs = dtype, images, outputs
+        self.dtype = dtype
+        self.images = images
+        self.outputs = outputs
 
     def __call__(
         self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]

@@ -66,7 +66,7 @@ def problem_of(x: Tensor, weight: Tensor, geometry: Geometry, mode: Mode) -> Pro
     )
 
 
-TILE_SHAPES = {
+TILE_SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((2,), (4,), (8,)),
     2: ((2, 1), (2, 2), (4, 1), (4, 2), (4, 4)),
     3: ((1, 2, 1), (1, 2, 2), (2, 2, 2), (1, 4, 2)),

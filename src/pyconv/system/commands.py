@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, field, fields, replace
 from functools import partial
+from importlib import metadata
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -17,6 +19,9 @@ from typing import (
     get_origin,
     get_type_hints,
 )
+
+from . import start, streams
+from .failures import library
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,8 +40,16 @@ __all__ = [
     "say",
 ]
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, start.INTERRUPTED
 MISTAKES = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)  # the user's
+
+EXIT_CODES = "0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted"
+VARIABLES = """\
+environment:
+  PYCONV_HOME       the cache; default: pyconv in the folder of torch.hub
+  PYCONV_OFFLINE=1  download nothing
+  PYCONV_DRIVE_URL  a mirror in place of https://drive.google.com
+"""
 
 Row = TypeVar("Row", bound="DataclassInstance")
 
@@ -49,14 +62,32 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(WRONG)
 
 
-def parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """An argument parser with examples under its help."""
-    return _Parser(
+def parser(
+    prog: str, description: str, examples: str, exit_codes: str = EXIT_CODES
+) -> argparse.ArgumentParser:
+    """An argument parser whose help ends with examples, exit codes and environment variables."""
+    made = _Parser(
         prog=prog,
         description=description,
-        epilog=f"examples:\n{examples}",
+        epilog=f"examples:\n{examples}\nexit codes: {exit_codes}\n\n{VARIABLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    made.add_argument("--version", action="version", version=f"{prog} {_versions()}")
+    return made
+
+
+def _versions() -> str:
+    """The versions that a report of a fault needs. Nothing is imported: it may be broken."""
+    ours = sys.modules[__name__.partition(".")[0]].__version__
+
+    def of(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    others = ", ".join(f"{name} {of(name)}" for name in ("torch", "torchvision"))
+    return f"{ours} ({others}, Python {platform.python_version()})"
 
 
 def flag(default: Any, text: str) -> Any:
@@ -124,8 +155,26 @@ def run(
 ) -> int:
     """Run a command; its exit code. Errors that a user can cause become one line on stderr.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted. Printing makes no
+    command fail before its end: then a result that stdout did not take is an error, unless the
+    reader of a pipe has left, who has what it wanted.
     """
+    with start.ready():
+        try:
+            code = _run(prog, command, argv)
+        except SystemExit as leaving:  # after --help, or a mistake in the words
+            if leaving.code or streams.write_error() is None:
+                raise
+            code = DONE
+        error = streams.write_error()
+        if error is not None:
+            sys.stderr.write(f"{prog}: stdout could not be written: {error.strerror}.\n")
+        return code or (DONE if error is None else FAILED)
+
+
+def _run(
+    prog: str, command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None
+) -> int:
     try:
         return command(argv)
     except KeyboardInterrupt:
@@ -134,6 +183,11 @@ def run(
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{prog}: {error}\n")
         return exit_code(error)
+    except (ImportError, RuntimeError) as error:
+        if (reason := library(error)) is None:
+            raise
+        sys.stderr.write(f"{prog}: {reason}\n")
+        return FAILED
 
 
 def exit_code(error: Exception) -> int:
@@ -142,6 +196,6 @@ def exit_code(error: Exception) -> int:
 
 
 def say(text: str) -> None:
-    """Print a result on stdout."""
+    """Print a result on stdout, which takes it in any case: see :func:`run`."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

@@ -33,8 +33,8 @@ def choose_device(wanted: str | None, *, shared: bool = False) -> torch.device:
         if device.type == "cuda" and device.index is None and torch.cuda.device_count():
             rank = get_node_local_rank(fallback_rank=0)
             device = torch.device("cuda", own_gpu(rank, torch.cuda.device_count(), shared))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(0, device=device).cpu()  # which meta, a device without values, refuses
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"There is no device {wanted!r} here. Leave --device out.") from error
     return device
 

@@ -13,7 +13,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from .reading import unreadable
+
 __all__ = [
+    "existing",
+    "expanded",
     "naming",
     "remove_leftovers",
     "replacing",
@@ -23,7 +27,39 @@ __all__ = [
     "write_text",
 ]
 
+NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")  # names that replacing() writes to first
+
+
+def expanded(path: str | Path) -> Path:
+    """A path that a user gave, with its ``~`` replaced by the home folder.
+
+    Raises:
+        ValueError: if it begins with a ``~`` that stands for no folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no such user, or one without a home, as in some containers
+        raise ValueError(f"{path} has no home folder behind its ~. Give the full path.") from error
+
+
+def existing(text: str) -> Path | None:
+    """The path of a file or folder that a user named, ``~`` expanded; None where nothing is there.
+
+    Raises:
+        OSError: if the system does not say whether it is there, such as in a forbidden folder.
+    """
+    path = Path(text)
+    try:
+        path = path.expanduser()
+        path.stat()
+    except (RuntimeError, ValueError):  # no such user; a NUL
+        return None
+    except OSError as error:
+        if error.errno in NOTHING_THERE:
+            return None
+        raise unreadable(path, error) from error
+    return path
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ They use torch.distributed. A job of one process needs none of it and runs the s
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class SharedError(SystemExit):
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(commands.exit_code(cause))
-        self.__cause__ = cause
+        self.__cause__: BaseException | None = cause
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,13 @@ def joined(device: torch.device = CPU, patience: timedelta | None = None) -> Ite
         several = dist.is_initialized()
         yield World(dist.get_rank(), dist.get_world_size()) if several else World()
         ended = True
-    except RuntimeError as error:
-        if not dist.is_initialized() or not _is_connection(error):
-            raise
-        raise LostProcessError("another process of this run is gone, so this one ends") from error
+    except BaseException as error:
+        if meets:
+            _let_go(error)
+        if isinstance(error, RuntimeError) and dist.is_initialized() and _is_connection(error):
+            lost = "another process of this run is gone, so this one ends"
+            raise LostProcessError(lost) from error
+        raise
     finally:
         # After a failure NCCL may wait for processes that are gone, so only gloo's group is ended:
         # its threads may abort the exit.
@@ -157,17 +161,55 @@ def _meet(device: torch.device, patience: timedelta | None) -> None:
     # its defaults. Gloo's threads then outlive the group and may abort the exit.
     import torch.distributed.nn.functional
 
+    if "RANK" not in os.environ:
+        raise ValueError("WORLD_SIZE is set and RANK is not. Start with torchrun, or unset it.")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        init_method=os.environ.get(MEETING),
-        timeout=patience,
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-    )
+    try:
+        with _silent():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                init_method=os.environ.get(MEETING),
+                timeout=patience,
+                rank=int(os.environ["RANK"]),
+                world_size=int(os.environ["WORLD_SIZE"]),
+            )
+    except RuntimeError as error:
+        if not _is_connection(error):
+            raise
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise LostProcessError(f"the processes of this run do not meet: {reason}") from error
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // local_processes()))
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Within, nothing gets to stdout, which is for results: gloo says there whom it has met."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, such as what DDP keeps of the group.
+
+    It must not outlive the group: gloo's threads may then wait for Python's end, which waits for
+    them.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _is_connection(error: RuntimeError) -> bool:

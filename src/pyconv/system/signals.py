@@ -66,9 +66,10 @@ class Stop:
     def __init__(
         self, world: World, noted: Sequence[signal.Signals], seconds: float | None = None
     ) -> None:
-        self.world, self.noted = world, noted
-        self.end = None if seconds is None else time.monotonic() + seconds
-        self.parent = os.getppid()
+        self.world = world
+        self.noted = noted
+        self.end: float | None = None if seconds is None else time.monotonic() + seconds
+        self.parent: int = os.getppid()
         self.flag: Tensor | None = None
         self.pending: Any = None
 

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..system import commands
-from ..system.files import require_writable, write_result
+from ..system.files import expanded, require_writable, write_result
 from ..system.launch import launch, process_count
 from .recipe import RECIPES, Recipe, TrainOptions
 from .run import DivergedError, Summary
@@ -37,9 +37,10 @@ EXAMPLES = """\
   torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
       -m pyconv.train /data/imagenet --model pyconvresnet50 --output runs/two-hosts
       on two machines: the same command on each
-exit codes: 0 done, 1 failed, 2 wrong usage or bad input; saved and left early: 124 time limit,
-130 interrupted, 143 terminated. The same command goes on where a run was left.
 """
+EXIT_CODES = """\
+0 done, 1 failed, 2 wrong usage or bad input; saved and left early: 124 time limit,
+130 interrupted, 143 terminated. The same command goes on where a run was left."""
 
 
 def seconds(text: str) -> float:
@@ -55,7 +56,8 @@ def seconds(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = commands.parser("pyconv-train", "Train a network on labelled images.", EXAMPLES)
+    text = "Train a network on labelled images."
+    parser = commands.parser("pyconv-train", text, EXAMPLES, EXIT_CODES)
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
     parser.add_argument("--model", required=True, help="of pyconv.list_models(), or module:factory")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
@@ -68,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--resume", type=Path, metavar="FILE", help="default: last.pt in --output, if it is there"
+    )
+    parser.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="go on although the images are not those that the run was begun with",
     )
     parser.add_argument("--nproc-per-node", metavar="N", help="processes here: a number, or gpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="copy summary.json there")
@@ -105,14 +112,15 @@ def _command(argv: Sequence[str] | None) -> int:
                 weights=args.weights,
                 freeze=args.freeze,
                 resume=args.resume,
+                accept_changed_data=args.accept_changed_data,
             )
     except DivergedError as error:
         raise OSError(error) from error
     if os.environ.get("RANK", "0") == "0":
-        commands.say(_report(args.output, summary))
-        if args.json is not None:
-            summary_file = args.output.expanduser() / "summary.json"
+        if args.json is not None:  # before printing, which can fail
+            summary_file = expanded(args.output) / "summary.json"
             write_result(args.json, summary_file.read_text("utf-8"))
+        commands.say(_report(args.output, summary))
     return summary.exit_code
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
-from ..system.files import remove_leftovers, replacing
-from .recipe import differences
+from ..system.files import expanded, remove_leftovers, replacing
+from ..system.reading import unreadable
+from ..system.streams import message
+from ..weights.checkpoint import CheckpointError
+from .resume import Records, agree_on_images, check_same, is_same_run, kept_name
 from .state import read_best, read_state, write_state
 
-__all__ = ["RunFolder", "check_same", "is_best_of"]
+__all__ = ["RunFolder", "is_best_of"]
 
 FILES = ("last.pt", "best.pt", "log.csv", "steps.csv", "curves.png", "summary.json")
 LOCK_WAIT = 20  # seconds: loader processes of a killed run live on a little and hold its lock
@@ -27,8 +32,11 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.last, self.best = path / "last.pt", path / "best.pt"
-        self.lock = FileLock(path / ".lock")
+        self.last: Path = path / "last.pt"
+        self.best: Path = path / "best.pt"
+        self.unreadable: Path = path / "unreadable.txt"
+        self.images: Records = {}  # saved with each state
+        self.lock: BaseFileLock = FileLock(path / ".lock")
 
     def take(self) -> None:
         """Make the folder, lock it, and remove files that a kill left half written.
@@ -54,6 +62,20 @@ class RunFolder:
         """Unlock the folder, if it is locked."""
         self.lock.release()
 
+    def holds_run(self) -> bool:
+        """Whether there is a ``last.pt``.
+
+        Raises:
+            OSError: if the system does not say, such as on a lost disk: a run is not overwritten.
+        """
+        try:
+            self.last.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise unreadable(self.last, error) from error
+        return True
+
     def source(self, resume: str | Path | None) -> Path | None:
         """The file to go on from: that of the folder, or ``resume``; None to begin.
 
@@ -61,9 +83,9 @@ class RunFolder:
             ValueError: if there are two.
         """
         if resume is None:
-            return self.last if self.last.exists() else None
-        source = Path(resume).expanduser()
-        if self.last.exists() and source.resolve() != self.last.resolve():
+            return self.last if self.holds_run() else None
+        source = expanded(resume)
+        if self.holds_run() and source.resolve() != self.last.resolve():
             raise ValueError(
                 f"{self.path} holds a run of its own and --resume names another. Leave --resume "
                 "out, or give another --output."
@@ -71,7 +93,12 @@ class RunFolder:
         return source
 
     def go_on(
-        self, resume: str | Path | None, run: dict[str, Any], classes: Sequence[str]
+        self,
+        resume: str | Path | None,
+        run: dict[str, Any],
+        classes: Sequence[str],
+        images: Records,
+        accept: bool,
     ) -> dict[str, Any] | None:
         """The state to go on from; None to begin.
 
@@ -81,24 +108,42 @@ class RunFolder:
             resume: A file to go on from; None for that of this folder, if there is one.
             run: The identity and the recipe that the state must have been saved with.
             classes: The names of the classes, likewise.
+            images: What is known of the images, likewise.
+            accept: Whether these may have changed.
 
         Raises:
             ValueError: if the state is of another run, missing or damaged.
+            OSError: if the system does not read it.
         """
+        self.images = images
         source = self.source(resume)
         if source is None:
+            self.unreadable.unlink(missing_ok=True)  # of a run that is no longer here
             return None
         state = read_state(source)
         check_same(source, state, run, classes)
+        noted = _read_names(source.with_name(self.unreadable.name))
+        agreed = agree_on_images(source, state, run, images, noted, accept)
+        if agreed.anew:
+            state["compared_from"] = len(state["history"])
         if source.resolve().parent != self.path.resolve():
             best = source.with_name("best.pt")
             if is_best_of(best, state):
                 _copy(best, self.path)
             _copy(source.with_name("steps.csv"), self.path)
+        for line in agreed.lines:
+            message(line)
         return state
+
+    def note_unreadable(self, name: str) -> None:
+        """Note an image, such as ``train/a/1.png``, that may be deleted before the run goes on."""
+        with contextlib.suppress(OSError), self.unreadable.open("ab") as file:
+            file.write(os.fsencode(name) + b"\n")
 
     def save(self, weights: dict[str, Any], rest: dict[str, Any], best: bool) -> None:
         """Write ``last.pt``, and before it ``best.pt`` if the weights are the best so far.
+
+        The best weights on other validation images, which cannot be compared, are kept by a name.
 
         Args:
             weights: The weights to use, and what belongs to them.
@@ -109,38 +154,36 @@ class RunFolder:
             OSError: if a file cannot be written; the one before is intact.
         """
         if best:
+            begin = rest["compared_from"]
+            kept = self.path / kept_name(begin)
+            is_first = len(weights["history"]) == begin + 1 > 1
+            if is_first and self.best.exists() and not kept.exists():
+                self.best.rename(kept)
             write_state(self.best, weights)
-        write_state(self.last, weights | rest)
+        write_state(self.last, weights | rest | {"images_seen": dict(self.images)})
 
 
-def check_same(
-    source: Path, state: dict[str, Any], run: dict[str, Any], classes: Sequence[str]
-) -> None:
-    """Check that a saved state is of the run asked for.
-
-    Raises:
-        ValueError: if it is not; it says what differs.
-    """
-    there = state["run"]
-    wrong = differences(there["identity"] | there["recipe"], run["identity"] | run["recipe"])
-    if not wrong and state["classes"] != list(classes):
-        wrong = "the names of the classes"
-    if wrong:
-        raise ValueError(
-            f"{source} is of another run: {wrong}. Ask for the same, or give another --output "
-            f"(with --weights {source} to start from its weights)."
-        )
+def _read_names(path: Path) -> set[str]:
+    try:
+        return {os.fsdecode(line) for line in path.read_bytes().split(b"\n")}
+    except FileNotFoundError:  # every image could be read
+        return set()
 
 
 def is_best_of(path: Path, state: dict[str, Any]) -> bool:
-    """Whether a file holds, undamaged, best weights of the run that ``state`` is of."""
+    """Whether a file holds, undamaged, best weights of the run that ``state`` is of.
+
+    Raises:
+        OSError: if the system does not read it.
+    """
     try:
         content = read_best(path)
-    except (OSError, ValueError):
+    except (FileNotFoundError, CheckpointError):
         return False
     # A kill between the two saves leaves a best.pt that is an epoch ahead; it is written anew.
     ours, theirs = state["history"], content["history"]
-    return bool(content["run"] == state["run"] and theirs[: len(ours)] == ours[: len(theirs)])
+    same = is_same_run(content["run"], state["run"])
+    return same and bool(theirs[: len(ours)] == ours[: len(theirs)])
 
 
 def _copy(path: Path, folder: Path) -> None:

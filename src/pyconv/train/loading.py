@@ -7,9 +7,10 @@ first read.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..data.decoding import read_image
 from ..data.folders import find_images
 from ..data.preprocess import Preprocess
-from ..data.workers import start_lasting_worker
+from ..data.workers import data_loader, stack_pairs, start_lasting_worker
+from ..system.files import expanded
+from ..system.reading import ContentError, unreadable
 from .recipe import Recipe
 
 __all__ = [
+    "Batches",
     "Splits",
     "StepSampler",
     "TrainImages",
@@ -45,9 +50,11 @@ Mixer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Splits:
     """The labelled images of train/ and val/; a label is a position in ``classes``."""
 
+    root: Path
     classes: tuple[str, ...]
     train: Samples
     val: Samples
+    left_out: tuple[str, ...] = ()  # what is not learned from or validated on, in sentences
 
 
 def find_splits(root: str | Path) -> Splits:
@@ -57,7 +64,7 @@ def find_splits(root: str | Path) -> Splits:
         ValueError: if a folder is missing, a class has no images, or the two do not hold the same
             classes.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     for name in ("train", "val"):
         if not (root / name).is_dir():
             raise ValueError(
@@ -82,7 +89,8 @@ def find_splits(root: str | Path) -> Splits:
                 f"There are no images in the folders of {root / name} for: {_first(empty)}. Fill "
                 "them, or remove these folders from both train/ and val/."
             )
-    return Splits(train.classes, train.samples, val.samples)
+    left_out = train.left_out + val.left_out
+    return Splits(root, train.classes, train.samples, val.samples, left_out)
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:
@@ -103,43 +111,93 @@ def shuffled(images: int, seed: int, epoch: int) -> Tensor:
 
 
 class UnreadableImageError(ValueError):
-    """A training image cannot be decoded."""
+    """An image could be read, and is none.
 
-    def __init__(self, message: str) -> None:
-        # A loader process sends the whole traceback as the message; its last line is ours.
-        super().__init__(message.strip().splitlines()[-1].rpartition(f"{type(self).__name__}: ")[2])
+    Args:
+        path: The file.
+        reason: Why it is no image.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return (
+            f"{path} cannot be read as an image ({reason}). Replace or delete it, and run the same "
+            "command again."
+        )
 
 
-class TrainImages(Dataset[tuple[Tensor, Tensor]]):
-    """Decoded and transformed images: uint8 ``[C, H, W]`` with their labels, by (epoch, index)."""
+Item = tuple[Tensor, Tensor]
+Faulty = UnreadableImageError | OSError  # in place of an image, or of a batch with such an image
+
+
+class TrainImages(Dataset[Item | Faulty]):
+    """Decoded and transformed images: uint8 ``[C, H, W]`` with their labels, by (epoch, index).
+
+    The error of an image that cannot be read is given in its place: raised in a loader process, it
+    would arrive as the text of a traceback.
+    """
 
     def __init__(
         self, samples: Samples, transform: Callable[[Any], Tensor], channels: int, seed: int = 0
     ) -> None:
         # Strings: a million Path objects would fill the memory of every loader process.
-        self.paths = [str(path) for path, _ in samples]
-        self.labels = torch.tensor([label for _, label in samples])
-        self.transform, self.mode, self.seed = transform, "L" if channels == 1 else "RGB", seed
+        self.paths: list[str] = [str(path) for path, _ in samples]
+        self.labels: Tensor = torch.tensor([label for _, label in samples])
+        self.transform = transform
+        self.channels = channels
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        from PIL import Image
-
+    def __getitem__(self, key: tuple[int, int]) -> Item | Faulty:
         epoch, index = key
         path = self.paths[index]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of EXIF and palettes, which change no pixel
-                with Image.open(path) as file:
-                    image = file.convert(self.mode)
-        except Exception as error:  # a damaged file can make a decoder fail in any way
-            raise UnreadableImageError(
-                f"{path} cannot be read as an image ({type(error).__name__}). Replace or delete it."
-            ) from error
+            image = read_image(path, self.channels)
+        except ContentError as error:
+            return UnreadableImageError(path, str(error))
+        except OSError as error:
+            return error
+        except MemoryError:
+            return unreadable(path, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
         torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
         return self.transform(image), self.labels[index]
+
+
+def _stack(items: Sequence[Any]) -> Item | Faulty:
+    """A batch, or the error of the first of its images that cannot be read."""
+    faulty: Any = next((item for item in items if isinstance(item, Exception)), None)
+    return stack_pairs(items) if faulty is None else faulty
+
+
+class Batches(Iterable[Item]):
+    """The batches of a loader, from which the error of an image is raised."""
+
+    def __init__(self, images: TrainImages, workers: int, **options: Any) -> None:
+        self.loader: DataLoader[Any] = data_loader(
+            images,
+            collate_fn=_stack,
+            num_workers=workers,
+            worker_init_fn=start_lasting_worker,
+            **options,
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Item]:
+        for batch in self.loader:
+            if isinstance(batch, Exception):
+                try:
+                    raise batch
+                finally:
+                    del batch  # else it holds this frame, and Python's end waits for the workers
+            yield batch
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -161,12 +219,15 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
                 f"There are {images} training images, fewer than one batch of {batch}. Choose a "
                 "smaller --batch-size."
             )
-        self.images, self.batch, self.seed = images, batch, seed
-        self.steps = images // batch
-        self.share = batch // processes
-        self.first = rank * self.share
-        self.part = self.share // accumulate
-        self.epoch = self.step = 0
+        self.images = images
+        self.batch = batch
+        self.seed = seed
+        self.steps: int = images // batch
+        self.share: int = batch // processes
+        self.first: int = rank * self.share
+        self.part: int = self.share // accumulate
+        self.epoch: int = 0
+        self.step: int = 0
 
     def start(self, epoch: int, step: int) -> None:
         """Begin the next iteration at this step of this epoch, both counted from 0."""
@@ -212,30 +273,15 @@ def make_mixer(recipe: Recipe, classes: int) -> Mixer | None:
     return mixer
 
 
-def train_loader(
-    images: TrainImages, sampler: StepSampler, workers: int, pin: bool
-) -> DataLoader[tuple[Tensor, Tensor]]:
+def train_loader(images: TrainImages, sampler: StepSampler, workers: int, pin: bool) -> Batches:
     """The parts of ``sampler``: uint8 ``[N, C, H, W]`` and labels ``[N]``."""
-    return DataLoader(
-        images,
-        batch_sampler=sampler,
-        num_workers=workers,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        worker_init_fn=start_lasting_worker,
+    return Batches(
+        images, workers, batch_sampler=sampler, pin_memory=pin, persistent_workers=workers > 0
     )
 
 
-def val_loader(
-    samples: Samples, preprocess: Preprocess, batch: int, workers: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
+def val_loader(samples: Samples, preprocess: Preprocess, batch: int, workers: int) -> Batches:
     """Batches of the validation images, each image once and in order."""
     images = TrainImages(samples, preprocess.pixels, len(preprocess.mean))
-    keys: Any = [(0, index) for index in range(len(images))]
-    return DataLoader(
-        images,
-        batch_size=batch,
-        sampler=keys,
-        num_workers=workers,
-        worker_init_fn=start_lasting_worker,
-    )
+    keys = [(0, index) for index in range(len(images))]
+    return Batches(images, workers, batch_size=batch, sampler=keys)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..system.files import naming, replacing
+from ..system.streams import message
 from .progress import Progress
 
 __all__ = [
@@ -20,17 +18,11 @@ __all__ = [
     "RunLogs",
     "append_steps",
     "draw_curves",
-    "message",
     "start_steps",
     "write_table",
 ]
 
 Row = Mapping[str, Any]
-
-
-def message(text: str) -> None:
-    """Write a line on stderr, above the progress bar."""
-    tqdm.write(text, file=sys.stderr)
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
@@ -137,12 +129,12 @@ class RunLogs:
         """Log some steps: epoch and step (from 1), learning rate, mean loss."""
         append_steps(self.folder / "steps.csv", rows)
 
-    def epoch(self, history: Sequence[Row]) -> None:
-        """Log the last of some epochs."""
-        row, best = history[-1], max(row["val_top1"] for row in history)
+    def epoch(self, progress: Progress) -> None:
+        """Log the last epoch."""
+        history, row = progress.history, progress.last_row
         message(
             f"epoch {row['epoch']}/{self.epochs}: loss {row['train_loss']:.4f}, validation "
-            f"top-1 {row['val_top1']:.2f} % (best {best:.2f}), "
+            f"top-1 {row['val_top1']:.2f} % (best {progress.best_top1:.2f}), "
             f"{row['images_per_second']:,.0f} images/s"
         )
         drawn = self._write_history(history)

@@ -22,7 +22,8 @@ class LossMeter:
 
     def __init__(self, steps: int, device: torch.device) -> None:
         self.rates: list[float] = []
-        self.sums = torch.zeros(steps + 1, device=device)  # a loss for each step, correct images
+        # A loss for each step, then the correct images.
+        self.sums: Tensor = torch.zeros(steps + 1, device=device)
 
     def next(self, rate: float) -> tuple[Tensor, Tensor]:
         """Scalars for the next step to add its loss and its correct images to.

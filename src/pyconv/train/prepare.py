@@ -10,19 +10,29 @@ import torch
 from torch import nn
 
 from ..data.preprocess import Preprocess
+from ..models import published_pixels, resolve_weights
 from ..system import devices, processor
 from ..system.processes import World
 from ..system.signals import Stop
+from ..system.streams import message
 from ..weights.rows import WeightsEnum
 from . import loading
+from .changes import record
 from .folder import RunFolder, is_best_of
-from .loading import Splits, StepSampler, derive_seed
-from .logs import Board, RunLogs, message
+from .loading import Batches, Splits, StepSampler, derive_seed
+from .logs import Board, RunLogs
 from .meter import LossMeter
 from .progress import Progress
-from .recipe import Recipe, TrainOptions, differences, part_size
-from .run import Batches, Run
-from .step import TrainStep, build_network, freeze_stages, join_norms, preprocess_of
+from .recipe import Recipe, TrainOptions, differences, larger_part, part_size, rate_advice
+from .run import Run
+from .step import (
+    TrainStep,
+    build_network,
+    freeze_stages,
+    join_norms,
+    preprocess_of,
+    require_norms,
+)
 
 __all__ = ["prepare"]
 
@@ -40,6 +50,7 @@ def prepare(
     weights: WeightsEnum | str | Path | None,
     freeze: int,
     resume: str | Path | None,
+    accept_changed_data: bool,
 ) -> Run:
     """A run that is ready for its next step: a new one, or one that goes on.
 
@@ -53,11 +64,16 @@ def prepare(
     """
     began = time.monotonic()
     # One process checks, so that a mistake is reported once.
-    splits, part = world.on_first(lambda: _check(data, recipe, options, world, device))
-    starts_anew = resume is None and not folder.last.exists()
+    goes_on = world.on_first(lambda: resume is not None or folder.holds_run())
+    weights_now = None if goes_on else weights
+    part = world.on_first(lambda: _check(model, weights_now, recipe, options, world, device))
+    splits = world.on_first(lambda: _look(data, recipe, world))
     network, frozen, preprocess = _make_network(
-        world, model, len(splits.classes), weights if starts_anew else None, freeze, recipe
+        world, model, len(splits.classes), weights_now, freeze, recipe
     )
+    if part == 1 and not (recipe.sync_bn and world.several):
+        cure = larger_part(recipe, options.accumulate, len(splits.train))
+        world.on_first(lambda: require_norms(network, frozen, preprocess, cure))
     identity = {
         "model": model,
         "weights": None if weights is None else str(weights),
@@ -65,7 +81,8 @@ def prepare(
         "classes": len(splits.classes),
         "images": len(splits.train),
     }
-    state = world.on_first(lambda: _take(folder, resume, identity, recipe, splits))
+    run = {"identity": identity, "recipe": recipe.as_dict()}
+    state = world.on_first(lambda: _take(folder, resume, run, splits, accept_changed_data))
     train_step = TrainStep(
         network, frozen, recipe, options, world, device, preprocess, len(splits.classes)
     )
@@ -76,9 +93,13 @@ def prepare(
     if state is not None:
         train_step.load_state_dict(state["training"])
         world.on_first(lambda: _report_start(state, progress, recipe, options, world, folder))
-    advice = processor.advice(device.type, devices.DTYPES[recipe.precision])
-    if advice is not None and world.first:
-        message(advice)
+    advice = (
+        *splits.left_out,
+        rate_advice(recipe) if state is None else None,
+        processor.advice(device.type, devices.DTYPES[recipe.precision]),
+    )
+    for line in filter(None, advice if world.first else ()):
+        message(line)
     logs = RunLogs(
         folder.path,
         title=f"{model} on {len(splits.train):,} images",
@@ -94,6 +115,7 @@ def prepare(
         options=options,
         identity=identity,
         classes=splits.classes,
+        left_out=splits.left_out,
         train_step=train_step,
         sampler=sampler,
         loader=loader,
@@ -106,15 +128,38 @@ def prepare(
 
 
 def _check(
-    data: str | Path, recipe: Recipe, options: TrainOptions, world: World, device: torch.device
-) -> tuple[Splits, int]:
-    """The images, and how many of them a process computes at once.
+    model: str,
+    weights: WeightsEnum | str | Path | None,
+    recipe: Recipe,
+    options: TrainOptions,
+    world: World,
+    device: torch.device,
+) -> int:
+    """How many images a process computes at once; what needs no look at a million images.
 
     Raises:
-        ValueError: if they do not fit the recipe, the processes or the device.
+        ValueError: if there is no such network or no such weights, or the batch does not fit the
+            processes.
+    """
+    resolve_weights(model, False, weights)
+    published_pixels(model)  # knows the network
+    if recipe.sync_bn and device.type != "cuda":
+        raise ValueError("--sync-bn needs GPUs. Leave it out, or train with --device cuda.")
+    return part_size(recipe, world.size, options.accumulate)
+
+
+def _look(data: str | Path, recipe: Recipe, world: World) -> Splits:
+    """The images.
+
+    Raises:
+        ValueError: if there are none, or they do not fit the recipe or the processes.
     """
     splits = loading.find_splits(data)
-    part = part_size(recipe, world.size, options.accumulate)
+    if len(splits.classes) < 2:
+        raise ValueError(
+            f"{splits.root / 'train'} holds one class, {splits.classes[0]}: there is nothing to "
+            "tell it from. Put the images of each class into a folder of its own."
+        )
     if len(splits.train) < recipe.batch_size:
         raise ValueError(
             f"There are {len(splits.train)} training images, fewer than one batch of "
@@ -122,9 +167,7 @@ def _check(
         )
     if len(splits.val) < world.size:
         raise ValueError(f"{world.size} processes need as many images in val/.")
-    if recipe.sync_bn and device.type != "cuda":
-        raise ValueError("--sync-bn needs GPUs. Leave it out, or train with --device cuda.")
-    return splits, part
+    return splits
 
 
 def _make_network(
@@ -154,13 +197,17 @@ def _make_network(
 def _take(
     folder: RunFolder,
     resume: str | Path | None,
-    identity: dict[str, Any],
-    recipe: Recipe,
+    run: dict[str, Any],
     splits: Splits,
+    accept: bool,
 ) -> dict[str, Any] | None:
     """Take the folder for this run alone; the state to go on from, None to begin."""
     folder.take()
-    return folder.go_on(resume, {"identity": identity, "recipe": recipe.as_dict()}, splits.classes)
+    images = {
+        "train": record(splits.root / "train", splits.train, splits.classes),
+        "val": record(splits.root / "val", splits.val, splits.classes),
+    }
+    return folder.go_on(resume, run, splits.classes, images, accept)
 
 
 def _make_loaders(

@@ -20,16 +20,25 @@ class Progress:
     seconds: float = 0.0
     before: float = 0.0  # seconds of the earlier processes of the run
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each complete epoch
+    compared_from: int = 0  # the first epoch that was validated on the images of now
 
     @classmethod
     def of(cls, state: dict[str, Any] | None) -> Progress:
         """The progress in a saved state; that of a new run for None."""
         if state is None:
             return cls()
-        return cls(**state["position"], **state["totals"], history=state["history"])
+        return cls(
+            **state["position"],
+            **state["totals"],
+            history=state["history"],
+            compared_from=state.get("compared_from", 0),
+        )
 
     def state(self, seconds: float) -> dict[str, Any]:
-        """What :meth:`of` reads besides ``history``; ``seconds`` is the time of the run so far."""
+        """What :meth:`of` reads besides ``history`` and ``compared_from``.
+
+        ``seconds`` is the time of the run so far.
+        """
         return {
             "position": {"epoch": self.epoch, "step": self.step},
             "totals": {
@@ -66,7 +75,7 @@ class Progress:
 
     def end_epoch(self, row: dict[str, Any]) -> bool:
         """Add the row of an epoch and begin the next; whether it is the best epoch so far."""
-        better = all(row["val_top1"] > earlier["val_top1"] for earlier in self.history)
+        better = self.best_top1 is None or row["val_top1"] > self.best_top1
         self.history.append(row)
         self.epoch, self.step = self.epoch + 1, 0
         self.loss = self.correct = self.waiting = self.seconds = 0.0
@@ -74,10 +83,10 @@ class Progress:
 
     @property
     def best_top1(self) -> float | None:
-        """The best validation accuracy, in percent; None before the first validation."""
-        return max((row["val_top1"] for row in self.history), default=None)
+        """The best accuracy on the validation images of now, in percent; None before the first."""
+        return max((row["val_top1"] for row in self.history[self.compared_from :]), default=None)
 
     @property
     def last_row(self) -> dict[str, Any]:
-        """The row of the last complete epoch; empty before the first."""
-        return self.history[-1] if self.history else {}
+        """The row of the last epoch, on the validation images of now; empty before the first."""
+        return self.history[-1] if len(self.history) > self.compared_from else {}

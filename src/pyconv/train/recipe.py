@@ -18,8 +18,11 @@ __all__ = [
     "Recipe",
     "TrainOptions",
     "differences",
+    "larger_part",
     "learning_rate",
     "part_size",
+    "rate_advice",
+    "smaller_part",
 ]
 
 
@@ -154,6 +157,7 @@ AUGMENT = replace(
 )
 
 RECIPES = {"paper": PAPER, "augment": AUGMENT}
+FAR_OFF = 4  # times that the batch may differ from the one for which a recipe's rate is
 
 
 def learning_rate(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
@@ -188,6 +192,39 @@ def part_size(recipe: Recipe, processes: int, accumulate: int) -> int:
             "and --accumulate."
         )
     return size
+
+
+def larger_part(recipe: Recipe, accumulate: int, images: int) -> str:
+    """How a process computes more than one image at once, where it computes one, as flags."""
+    fewer = max((parts for parts in range(1, accumulate) if accumulate % parts == 0), default=0)
+    ways = [f"--batch-size {2 * recipe.batch_size}"] if 2 * recipe.batch_size <= images else []
+    ways += [f"--accumulate {fewer}"] if fewer else []
+    return " or ".join(ways) or "a larger --crop"
+
+
+def smaller_part(recipe: Recipe, processes: int, accumulate: int) -> str:
+    """How a process computes at most half as many images at once, as a sentence."""
+    share = recipe.batch_size // processes
+    more = (parts for parts in range(2 * accumulate, share + 1) if share % parts == 0)
+    if (parts := next(more, None)) is None:
+        return "Train on a machine with more memory, or with a smaller --crop."
+    return (
+        f"Compute the batch in smaller parts: the same command with --accumulate {parts} goes on "
+        "from the last save."
+    )
+
+
+def rate_advice(recipe: Recipe) -> str | None:
+    """What to say of a learning rate that is left as published for batches of another size."""
+    for published in RECIPES.values():
+        share = recipe.batch_size / published.batch_size
+        if recipe.lr == published.lr and not 1 / FAR_OFF < share < FAR_OFF:
+            return (
+                f"--lr {recipe.lr:g} is for batches of {published.batch_size} images, and "
+                f"--batch-size is {recipe.batch_size}: in proportion, it would be --lr "
+                f"{recipe.lr * share:.2g}."
+            )
+    return None
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..system.processes import World
 from ..system.signals import SIGNALS, Stop
 from ..weights import checkpoint
 from .folder import RunFolder
-from .loading import StepSampler
+from .loading import Batches, StepSampler
 from .logs import RunLogs
 from .meter import LossMeter
 from .progress import Progress
@@ -31,8 +32,6 @@ from .state import FORMAT
 from .step import TrainStep
 
 __all__ = ["DivergedError", "Run", "Summary"]
-
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class DivergedError(ArithmeticError):
@@ -66,6 +65,7 @@ class Run:
     options: TrainOptions
     identity: dict[str, Any]  # with the recipe: what must be the same for the run to go on
     classes: tuple[str, ...]
+    left_out: tuple[str, ...]  # files among the images, in sentences
     train_step: TrainStep
     sampler: StepSampler
     loader: Batches  # of training, in the order of the sampler
@@ -104,7 +104,7 @@ class Run:
             initial=now.step,
             unit="step",
             leave=False,
-            disable=None if self.world.first else True,
+            disable=None if self.world.first and sys.stderr else True,
         ) as bar:
             while now.step < steps and code == commands.DONE:
                 self._step(parts)
@@ -162,9 +162,11 @@ class Run:
             "val_top5": 100 * correct5 / images,
         }
         rate = learning_rate(self.recipe, now.epoch, 0, steps)
-        better = now.end_epoch(now.row(rate, steps, self.recipe.batch_size, validation))
+        # The images may have become fewer in the middle of the epoch.
+        done = max(now.step, 1)
+        better = now.end_epoch(now.row(rate, done, self.recipe.batch_size, validation))
         self._save(better)
-        self.world.on_first(lambda: self.logs.epoch(now.history))
+        self.world.on_first(lambda: self.logs.epoch(now))
         return commands.DONE
 
     def _validate(self) -> Metrics:
@@ -224,6 +226,7 @@ class Run:
             "history": self.progress.history,
         }
         rest = self.progress.state(self._seconds()) | {
+            "compared_from": self.progress.compared_from,
             "processes": {"size": self.world.size, "accumulate": self.options.accumulate},
             "training": training,  # tensors that are in both are written once
         }
@@ -252,11 +255,13 @@ class Run:
             "finished": summary.finished,
             "epochs": summary.epochs,
             "best_top1": summary.best_top1,
+            "best_from_epoch": self.progress.compared_from + 1,  # on the validation images of now
             "last_top1": summary.last_top1,
             "seconds": summary.seconds,
             "images_per_second": summary.images_per_second,
             "waiting_percent": self.progress.last_row.get("waiting_percent"),
             **self.identity,
+            "left_out": list(self.left_out),
             "parameters": sum(p.numel() for p in self.train_step.network.parameters()),
             "processes": self.world.size,
             "accumulate": self.options.accumulate,

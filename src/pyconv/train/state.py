@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import pickle
+import errno
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from ..system.files import replacing
+from ..system.reading import ContentError, reading
 from ..weights.checkpoint import CheckpointError
 
 __all__ = ["FORMAT", "read_best", "read_state", "write_state"]
 
 FORMAT = 1
-BEST = {
+ZIP_MAGIC = b"PK\x03\x04"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BEST: dict[str, type] = {
     "format": int,
     "state_dict": Mapping,  # the weights to use: averaged ones where the recipe averages
     "run": dict,  # identity and recipe, which must be the same for a run to go on
     "history": list,
 }
-PARTS = BEST | {
+PARTS: dict[str, type] = BEST | {
     "position": dict,
     "training": dict,  # the weights that learn, optimizer, loss scale and averages
 }
@@ -39,10 +42,12 @@ def write_state(path: Path, content: Mapping[str, Any]) -> None:
             torch.save(dict(content), file)
     except (OSError, RuntimeError) as error:  # PyTorch wraps the error of the disk
         cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+        code = cause.errno if isinstance(cause, OSError) else None
         reason = (isinstance(cause, OSError) and cause.strerror) or str(error).splitlines()[0]
         kept = "What it held before is intact" if path.exists() else "Nothing was written"
+        cure = "make room and run" if code in NO_ROOM else "then run"
         raise OSError(
-            f"Cannot save {path}: {reason}. {kept}; make room and run the same command again."
+            f"Cannot save {path}: {reason}. {kept}; {cure} the same command again."
         ) from error
 
 
@@ -62,20 +67,21 @@ def read_best(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, parts: Mapping[str, type]) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path} to go on from.")
+    is_zip = is_whole = False
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_sums(path)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is no checkpoint of pyconv-train, or is damaged; nothing in it was executed. "
-            f"{_cure(path)}"
-        ) from error
-    except Exception as error:  # a damaged file can make the unpickler fail in any way
-        raise CheckpointError(
-            f"{path} is damaged or cut short ({type(error).__name__}). {_cure(path)}"
-        ) from error
+        with reading(path) as file:
+            is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+            _check_sums(file)
+            is_whole = True
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no checkpoint {path} to go on from.") from error
+    except ContentError as error:
+        found = "is no checkpoint of pyconv-train; nothing in it was executed"
+        if is_zip and not is_whole:
+            found = "is damaged or cut short"
+        raise CheckpointError(f"{path} {found}. {_cure(path)}") from error
     if not isinstance(content, dict) or not all(
         isinstance(content.get(part), kind) for part, kind in parts.items()
     ):
@@ -91,13 +97,13 @@ def _read(path: Path, parts: Mapping[str, type]) -> dict[str, Any]:
     return content
 
 
-def _check_sums(path: Path) -> None:
+def _check_sums(file: BinaryIO) -> None:
     """Check the sums in a zip, which PyTorch writes and does not read.
 
     Raises:
-        BadZipFile: if a bit has changed.
+        BadZipFile: if a bit has changed. Anything else, if what says where things are has changed.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         if (member := archive.testzip()) is not None:
             raise zipfile.BadZipFile(member)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from ..system.devices import DTYPES
 from ..system.processes import World
 from ..weights import checkpoint
 from ..weights.rows import WeightsEnum
-from .loading import derive_seed, make_mixer
+from .loading import Mixer, derive_seed, make_mixer
 from .recipe import Recipe, TrainOptions
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "join_norms",
     "make_optimizer",
     "preprocess_of",
+    "require_norms",
 ]
 
 
@@ -87,6 +89,39 @@ def preprocess_of(name: str, network: nn.Module, recipe: Recipe) -> Preprocess:
     )
 
 
+def require_norms(
+    network: nn.Module, frozen: list[nn.Module], preprocess: Preprocess, cure: str
+) -> None:
+    """Check that the norms of a network, which is on the CPU, can learn from one image at a time.
+
+    Args:
+        network: The network. A copy of it is tried.
+        frozen: The parts of it that stay in eval mode.
+        preprocess: The preprocessing of the images.
+        cure: How to compute more images at a time.
+
+    Raises:
+        ValueError: if a norm gets one value of each channel, which has no deviation.
+    """
+    image = torch.zeros(1, len(preprocess.mean), preprocess.crop, preprocess.crop)
+    try:
+        tried, resting = copy.deepcopy((network, frozen))
+        tried.train()
+        for part in resting:
+            part.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            tried(image)
+    except RuntimeError:
+        return  # it cannot be copied, or computes on a GPU alone: the first step will show
+    except ValueError as error:
+        if "Expected more than 1" not in str(error):
+            raise
+        raise ValueError(
+            "A process computes one image at a time, of which a batch norm sees one pixel; it "
+            f"needs two. Choose {cure}."
+        ) from error
+
+
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """SGD over the parameters that learn, with the recipe's weight decay."""
     learns = [p for p in network.parameters() if p.requires_grad]
@@ -123,13 +158,20 @@ class TrainStep:
         preprocess: Preprocess,
         classes: int,
     ) -> None:
-        self.frozen, self.recipe, self.options = frozen, recipe, options
-        self.world, self.device, self.preprocess = world, device, preprocess
+        self.frozen = frozen
+        self.recipe = recipe
+        self.options = options
+        self.world = world
+        self.device = device
+        self.preprocess = preprocess
+        self.classes = classes
         if options.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not options.deterministic
-        self.layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.layout: torch.memory_format = (
+            torch.channels_last if options.channels_last else torch.contiguous_format
+        )
         network = network.to(device).to(memory_format=self.layout)
         self.network = network
         parallel = (
@@ -143,16 +185,18 @@ class TrainStep:
         )
         if options.compile:
             self.forward = torch.compile(self.forward)
-        self.ema = (
+        self.ema: AveragedModel | None = (
             AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
             if recipe.ema
             else None
         )
-        self.optimizer = make_optimizer(network, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        self.mixer = make_mixer(recipe, classes)
-        self.waited = 0.0  # seconds for images; the run reads it and sets it back to 0
+        self.optimizer: torch.optim.Optimizer = make_optimizer(network, recipe)
+        self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(
+            device.type, enabled=recipe.precision == "float16"
+        )
+        self.criterion: nn.Module = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self.mixer: Mixer | None = make_mixer(recipe, classes)
+        self.waited: float = 0.0  # seconds for images; the run reads it and sets it back to 0
 
     @property
     def averaged(self) -> nn.Module:
@@ -216,12 +260,26 @@ class TrainStep:
             with self.unsynced() if number + 1 < accumulate else contextlib.nullcontext():
                 with self.autocast():
                     logits = self.forward(images)
+                self._check(logits, len(images))
                 loss = self.criterion(logits.float(), labels) / accumulate
                 self.scaler.scale(loss).backward()
             best = labels if labels.ndim == 1 else labels.argmax(1)
             loss_sum += loss.detach()
             hits += (logits.detach().argmax(1) == best).sum()
         self._update()
+
+    def part(self) -> None:
+        """Let go of the other processes: what DDP holds of their group must not outlive it."""
+        self.forward, self.unsynced = self.network, contextlib.nullcontext
+
+    def _check(self, logits: Any, images: int) -> None:
+        """Check that a network of the user's own gives what a loss can be computed from."""
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if shape != [images, self.classes]:
+            raise ValueError(
+                f"The network gives {shape} for {images} images of {self.classes} classes. It must "
+                f"give a tensor [{images}, {self.classes}]."
+            )
 
     def _update(self) -> None:
         """Change the weights by the gradients that the parts have added up."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..system.devices import choose_device
 from ..system.failures import explain
-from ..system.processes import joined
+from ..system.files import expanded
+from ..system.processes import World, joined
 from ..system.signals import SIGNALS, Stop, noting
 from ..weights.rows import WeightsEnum
 from .folder import RunFolder
+from .loading import UnreadableImageError
 from .prepare import prepare
-from .recipe import PAPER, Recipe, TrainOptions
+from .recipe import PAPER, Recipe, TrainOptions, smaller_part
 from .run import Summary
 
 __all__ = ["CURE", "train"]
@@ -29,6 +34,7 @@ def train(
     weights: WeightsEnum | str | Path | None = None,
     freeze: int = 0,
     resume: str | Path | None = None,
+    accept_changed_data: bool = False,
 ) -> Summary:
     """Train a network, or go on with the training run in ``output``.
 
@@ -48,6 +54,8 @@ def train(
         freeze: Number of stages that keep their weights, and the stem with them; 0 for none.
         resume: A ``last.pt`` in another folder to go on from; default the one in ``output``, if
             there is one.
+        accept_changed_data: Whether a run may go on with other images than it was begun with. If
+            those of validation have changed, the best epoch is looked for anew.
 
     Raises:
         ValueError: if something asked for does not exist or does not fit.
@@ -58,30 +66,52 @@ def train(
     options = options or TrainOptions()
     device = choose_device(options.device)
     with joined(device) as world, noting(*SIGNALS) as noted:
-        stop = Stop(world, noted, options.time_limit)
-        folder = RunFolder(Path(output).expanduser())
-        try:
-            run = prepare(
-                world,
-                device,
-                stop,
-                folder,
-                data=data,
-                model=model,
-                recipe=recipe,
-                options=options,
-                weights=weights,
-                freeze=freeze,
-                resume=resume,
-            )
-            return run.go()
-        except RuntimeError as error:
-            cure = (
-                "Compute the batch in smaller parts: the same command with --accumulate "
-                f"{2 * options.accumulate} goes on from the last save."
-            )
-            if (reason := explain(error, cure, CURE)) is None:
-                raise
-            raise OSError(reason) from error
-        finally:
-            folder.release()
+        # In a function of its own: what a run holds must be gone before the processes part.
+        return _train(
+            world,
+            device,
+            Stop(world, noted, options.time_limit),
+            RunFolder(expanded(output)),
+            data=data,
+            model=model,
+            recipe=recipe,
+            options=options,
+            weights=weights,
+            freeze=freeze,
+            resume=resume,
+            accept_changed_data=accept_changed_data,
+        )
+
+
+def _train(
+    world: World,
+    device: torch.device,
+    stop: Stop,
+    folder: RunFolder,
+    *,
+    data: str | Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    **asked: Any,
+) -> Summary:
+    """The run of one process; its arguments are those of :func:`prepare`."""
+    cure = smaller_part(recipe, world.size, options.accumulate)
+    run = None
+    try:
+        run = prepare(
+            world, device, stop, folder, data=data, recipe=recipe, options=options, **asked
+        )
+        return run.go()
+    except UnreadableImageError as error:
+        folder.note_unreadable(Path(error.path).relative_to(Path(data).expanduser()).as_posix())
+        raise
+    except MemoryError as error:
+        raise OSError(f"Memory ran out. {cure}") from error
+    except RuntimeError as error:
+        if (reason := explain(error, cure, CURE)) is None:
+            raise
+        raise OSError(reason) from error
+    finally:
+        if run is not None:
+            run.train_step.part()
+        folder.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..system import commands
 from ..system.files import require_writable, write_result
-from .drive import DownloadError
+from .drive import DownloadError, Record
 from .names import nearest
 from .rows import ENUMS, WeightsEnum
 
@@ -44,7 +45,7 @@ def _on_drive() -> list[WeightsEnum]:
 
 
 def _describe(weights: WeightsEnum) -> dict[str, Any]:
-    path, record = weights.path, weights.record()
+    path, record = weights.path, _record(weights)
     cached = path.is_file()
     return {
         "weights": str(weights),
@@ -59,8 +60,15 @@ def _describe(weights: WeightsEnum) -> dict[str, Any]:
     }
 
 
+def _record(weights: WeightsEnum) -> Record | None:
+    """What is known of a file; None where that cannot be read, which is said where it matters."""
+    with contextlib.suppress(OSError):
+        return weights.record()
+    return None
+
+
 def _trust(weights: WeightsEnum) -> str:
-    record = weights.record()
+    record = _record(weights)
     if record is None or not record.describes(weights.path.stat()):
         return "unverified"
     if weights.sha256 is not None:
@@ -97,7 +105,7 @@ def _each(
     for weights in chosen:
         try:
             outcome, error = act(weights), None
-        except (DownloadError, FileNotFoundError) as problem:
+        except OSError as problem:  # DownloadError is one
             outcome, error, code = "FAILED", str(problem), commands.FAILED
             sys.stderr.write(f"pyconv-weights: {weights}: {error}\n")
         commands.say(f"{weights}  {outcome}")

@@ -59,11 +59,9 @@ def verify(file: DriveFile, build: Build) -> Record:
 def check(path: Path, build: Build) -> None:
     """Prove that a file is a checkpoint of a network.
 
-    Tensors in the zip format are mapped into memory and visited one by one; the legacy format is
-    read as a whole.
-
     Raises:
         CheckpointError: if it is not.
+        OSError: if the system does not give its bytes.
     """
     with torch.device("meta"):
         expected = build().state_dict()

@@ -1,7 +1,7 @@
 """Kernels of our own for the CPU: the headers beside this file, compiled when first wanted.
 
 They are compiled for the processor at hand by the compiler that ``torch.compile`` uses too, and
-kept in its cache. Where there is none, all is computed as PyTorch does it: only slower.
+kept with the cache. Where that fails, all is computed as PyTorch does it: only slower.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from ...system.compiling import load
+
+logger: logging.Logger = logging.getLogger(__name__)
+
 FOLDER = Path(__file__).parent
 HEADERS = (
     *("vectors.h", "call.h", "lanes.h", "amx.h", "forward.h"),
-    *("grad_weight.h", "grad_input.h", "norms.h"),
+    *("grad_weight.h", "grad_input.h", "norms.h", "entries.h"),
 )  # in the order in which they build on each other
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}  # and how entries end
-SOURCE = "".join((FOLDER / name).read_text(encoding="utf-8") for name in HEADERS)
+DTYPES = {torch.float32: "float", torch.bfloat16: "Bfloat16"}  # and what the headers call them
 _enabled = True
 
 
@@ -70,39 +75,45 @@ def disabled() -> Iterator[None]:
         _enabled = before
 
 
-def available() -> bool:
-    """Whether the kernels may run and can: compiles them if they were not yet."""
-    return _enabled and _compiled() is not None
+def available(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether the kernels for a dtype may run and can: compiles them if they were not yet."""
+    return _enabled and dtype in DTYPES and _compiled(dtype) is not None
 
 
 def run(entry: str, dtype: torch.dtype, call: ctypes.Structure) -> int:
     """Call a kernel such as ``"forward"``; 0 if it cannot compute this, or there are none."""
-    compiled = _compiled() if _enabled else None
-    return 0 if compiled is None else getattr(compiled, f"{entry}_{DTYPES[dtype]}")(call)
+    compiled = _compiled(dtype) if _enabled else None
+    return 0 if compiled is None else getattr(compiled, entry)(call)
 
 
 @functools.cache
-def _compiled() -> ctypes.CDLL | None:
+def _compiled(dtype: torch.dtype) -> ctypes.CDLL | None:
+    if os.name != "posix":
+        return None
     try:
-        return build()
-    except Exception:  # no compiler, one of another kind, no place to write: all is only slower
+        return build(dtype)
+    except Exception as error:  # whatever it is, all is only slower
+        _tell(f"pyconv computes without its own kernels, which is slower: {error}.")
         return None
 
 
-def build(*flags: str) -> ctypes.CDLL:
-    """Compile the kernels, or take them from the cache.
+@functools.cache  # each once, and not for each dtype
+def _tell(text: str) -> None:
+    logger.warning("%s", text)
+
+
+def build(dtype: torch.dtype, *flags: str) -> ctypes.CDLL:
+    """Compile the kernels for a dtype, or take them from the cache.
 
     Raises:
-        Exception: of many kinds, where nothing can be compiled.
+        OSError, CompilerError: if they cannot be compiled, kept or loaded; it says why.
     """
-    from torch._inductor.codecache import CppCodeCache  # takes a second to import
-
+    source = "".join((FOLDER / name).read_text(encoding="utf-8") for name in HEADERS)
+    what = f"its kernels for {str(dtype).removeprefix('torch.')} on this processor"
     # Numbers are multiplied and added in one rounding, as in every fast convolution.
-    compiled: ctypes.CDLL = CppCodeCache.load(SOURCE, extra_flags=("-ffp-contract=fast", *flags))
+    compiled = load(what, source, (f"-DNUMBER={DTYPES[dtype]}", "-ffp-contract=fast", *flags))
     for name in ("forward", "grad_weight", "grad_input", "norm_forward", "norm_backward"):
-        for dtype in DTYPES.values():
-            entry = getattr(compiled, f"{name}_{dtype}")
-            entry.restype = ctypes.c_int64
-            kind = Norm if name.startswith("norm") else Call
-            entry.argtypes = [ctypes.POINTER(kind)]
+        entry = getattr(compiled, name)
+        entry.restype = ctypes.c_int64
+        entry.argtypes = [ctypes.POINTER(Norm if name.startswith("norm") else Call)]
     return compiled

@@ -235,6 +235,3 @@ int64_t grad_input(const Call<T>& call) {
   }
   return 1;
 }
-
-extern "C" int64_t grad_input_float32(const Call<float>* call) { return grad_input(*call); }
-extern "C" int64_t grad_input_bfloat16(const Call<Bfloat16>* call) { return grad_input(*call); }

@@ -159,6 +159,3 @@ bool grad_weight(const Call<T>& call) {
   }
   return true;
 }
-
-extern "C" int64_t grad_weight_float32(const Call<float>* call) { return grad_weight(*call); }
-extern "C" int64_t grad_weight_bfloat16(const Call<Bfloat16>* call) { return grad_weight(*call); }

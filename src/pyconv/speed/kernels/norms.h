@@ -148,8 +148,3 @@ int64_t backwards(const Norm<T>& norm) {
   }
   return 1;
 }
-
-extern "C" int64_t norm_forward_float32(const Norm<float>* norm) { return forwards(*norm); }
-extern "C" int64_t norm_forward_bfloat16(const Norm<Bfloat16>* norm) { return forwards(*norm); }
-extern "C" int64_t norm_backward_float32(const Norm<float>* norm) { return backwards(*norm); }
-extern "C" int64_t norm_backward_bfloat16(const Norm<Bfloat16>* norm) { return backwards(*norm); }

@@ -6,42 +6,21 @@ import contextlib
 import logging
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ...system.cache import cache_dir
+from ...system.reading import reading
 from .answers import DriveFile, Origin
-from .partial import PartialFile
+from .partial import PartialFile, clear
 from .record import Digest, Record, read_record, today, write_record
 from .target import DEFAULTS, Check, Settings, Target
 
 __all__ = ["cache_dir", "fetch", "is_offline", "verify"]
 
-logger = logging.getLogger(__name__)
-
-
-def cache_dir() -> Path:
-    """The folder of downloaded weights: ``PYCONV_HOME``, else ``pyconv`` in torch's hub folder."""
-    home = os.environ.get("PYCONV_HOME")
-    if home:
-        return _expanded(home)
-    hub = sys.modules.get("torch.hub")
-    if hub is not None:  # torch.hub.set_dir may have been called
-        return _expanded(hub.get_dir()) / "pyconv"
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    torch_home = os.environ.get("TORCH_HOME", f"{caches}/torch")
-    return _expanded(torch_home) / "hub" / "pyconv"
-
-
-def _expanded(folder: str) -> Path:
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError as error:  # no such user, or one without a home, as in some containers
-        raise ValueError(
-            f"{folder} has no home folder behind its ~. Set PYCONV_HOME to a full path."
-        ) from error
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def is_offline() -> bool:
@@ -75,10 +54,12 @@ def fetch(
 
     Raises:
         DownloadError: if the file cannot be had or is not the right one.
+        OSError: if the system does not give the bytes of a file that is there.
         ValueError: if ``PYCONV_DRIVE_URL`` is unusable.
     """
     target = Target(file, (folder or cache_dir()) / file.filename)
     if not force and _is_cached(target, check):
+        clear(target)
         return target.path
     if is_offline():
         if force:
@@ -104,11 +85,13 @@ def verify(file: DriveFile, path: Path, check: Check | None = None) -> Record:
 
     Raises:
         DownloadError: if it is not what was recorded or pinned, or fails the check.
-        FileNotFoundError: if it is not there.
+        OSError: if the system does not give its bytes, FileNotFoundError if it is not there.
     """
     target, record = Target(file, path), read_record(path)
-    with target.on_disk(), path.open("rb") as opened:
-        digest, status = Digest.of(opened), os.fstat(opened.fileno())
+    with target.on_disk():
+        status = path.stat()  # first: a file that comes in between is hashed again
+    with reading(path) as opened:
+        digest = Digest.of(opened)
     if record is not None and digest.sha256 != record.sha256:
         raise target.error(
             f"{path} is damaged or was replaced: its SHA-256 was {record.sha256} on {record.date} "
@@ -174,7 +157,8 @@ def _is_cached(target: Target, check: Check | None) -> bool:
 def _lock(path: Path, wait: float) -> Iterator[bool]:
     """Hold the lock of a file and yield True; or go on without it where there is none to be had."""
     place = path.with_name(f".{path.name}.lock")
-    lock = FileLock(place, timeout=wait)
+    # For every user of the folder, whatever the umask of the one who came first.
+    lock = FileLock(place, timeout=wait, mode=0o666)
     try:
         if place.is_symlink():  # some versions of filelock would write through it
             raise OSError(f"{place} is a symbolic link")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
@@ -12,33 +13,35 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ...system.files import write_json
 from .answers import Version
 from .record import Digest, read_json
 from .target import Target
 
-__all__ = ["PartialFile"]
+__all__ = ["PartialFile", "clear"]
 
 FLUSH = 32 << 20  # bytes after which the disk starts writing, so that the end waits for less
+PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing of it
 ABANDONED = 24 * 3600  # seconds after which what another machine left behind is taken over
 
 
 class PartialFile:
     """The bytes that have arrived so far, in a file that no other process writes to.
 
-    Beside it lies a note of the version it belongs to and of who is at work. Under the lock, a
-    partial file whose process is gone is taken over and continued.
+    Beside it lies a note of the version it belongs to and of who is at work: before the file does,
+    and after it is gone, so that whoever kills the process leaves nothing that nobody owns. Under
+    the lock, a partial file whose process is gone is taken over and continued.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.place = _new_place(target.path)
-        self.version = Version()
-        self.size = 0  # bytes
+        self.place: Path = _new_place(target.path)
+        self.version: Version = Version()
+        self.size: int = 0  # bytes
         self._flushed = 0  # bytes that the disk has started to write
-        self.resumed = False  # whether the bytes came in more than one answer
+        self.resumed: bool = False  # whether the bytes came in more than one answer
         self._open: BinaryIO | None = None
         self._digest = Digest()
         # Hashing and flushing go on beside the arrival of bytes, at most one of each at a time.
@@ -64,17 +67,18 @@ class PartialFile:
 
     def _adopt(self) -> None:
         """Continue the longest one left behind that could be continued; remove the others."""
-        found = self.place.parent.glob(f".{self.target.path.name}.*.part*")
-        left = {path.with_name(path.name.removesuffix(".json")) for path in found}
-        for place in sorted(filter(_is_abandoned, left), key=_size, reverse=True):
-            note = read_json(_note(place))
-            if self._open is None and note.get("file_id") == self.target.file.file_id:
-                with contextlib.suppress(OSError, TypeError, KeyError):
+        for place in sorted(filter(_is_abandoned, _left(self.target)), key=_size, reverse=True):
+            try:
+                note = read_json(_note(place))
+                if self._open is None and note["file_id"] == self.target.file.file_id:
                     self._continue(place, Version(**note["version"]))
+            except (TypeError, KeyError):
+                pass  # a note of nonsense
+            except OSError as error:
+                if error.errno in PASSING:
+                    continue
             _remove(place)
-        for place in self.place.parent.glob(f".*{self.target.path.name}.*json.*"):
-            if time.time() - _last_change(place) > ABANDONED:  # a note or record half written
-                _remove(place)
+        _remove_half_written(self.target)
 
     def _continue(self, place: Path, version: Version) -> None:
         flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -84,19 +88,24 @@ class PartialFile:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or too_long:
             opened.close()
             return
-        place.rename(self.place)
-        self._open, self.version, self._digest = opened, version, Digest.of(opened)
+        self._open, self.version = opened, version
+        try:
+            self._write_note(at_work=True)
+            place.rename(self.place)
+            self._digest = Digest.of(opened)
+        except OSError:
+            self.discard()
+            raise
         self.size = self._digest.size
         self.resumed = self.size > 0
-        self._write_note(at_work=True)
 
     def begin(self, version: Version) -> None:
         """Start from zero, in a new file."""
         self.discard()
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self._open = os.fdopen(os.open(self.place, flags, 0o666), "r+b", buffering=0)
         self.version = version
         self._write_note(at_work=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self._open = os.fdopen(os.open(self.place, flags, 0o666), "r+b", buffering=0)
 
     def write(self, chunk: bytes) -> None:
         """Add to the end of the file."""
@@ -146,13 +155,11 @@ class PartialFile:
         """Move the whole file to its place."""
         self._close()  # an open file cannot be moved everywhere
         self.place.replace(self.target.path)
+        self.discard()  # the note
         _sync_folder(self.target.path.parent)
-        _remove(self.place)
 
     def _leave(self) -> None:
         """Close the file; keep it for the next start where that could go on with it."""
-        if self._open is None:
-            return
         if not self.continuable:
             self.discard()
             return
@@ -177,6 +184,28 @@ class PartialFile:
         write_json(_note(self.place), content)
 
 
+def clear(target: Target) -> None:
+    """Remove what killed processes left of a file that is in its place: what is of no use there."""
+    with contextlib.suppress(OSError):
+        for place in _left(target):
+            orphan = not place.exists() and _is_abandoned(place)
+            if orphan or _is_old(place):
+                _remove(place)
+        _remove_half_written(target)
+
+
+def _left(target: Target) -> set[Path]:
+    """The partial files of a file that there are, or that there are notes of."""
+    found = target.path.parent.glob(f".{target.path.name}.*.part*")
+    return {path.with_name(path.name.removesuffix(".json")) for path in found}
+
+
+def _remove_half_written(target: Target) -> None:
+    for place in target.path.parent.glob(f".*{target.path.name}.*json.*"):  # a note or a record
+        if _is_old(place):
+            _remove(place)
+
+
 def _new_place(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
@@ -192,26 +221,30 @@ def _remove(place: Path) -> None:
 
 
 def _size(place: Path) -> int:
-    return place.lstat().st_size if place.exists() else -1
+    try:
+        return place.lstat().st_size
+    except OSError:
+        return -1
 
 
 def _is_abandoned(place: Path) -> bool:
     """Whether nobody writes to it any more: its process says so, is gone, or idle for a day."""
-    owner = read_json(_note(place)).get("owner", {})
+    owner: Any = {}
+    with contextlib.suppress(OSError):
+        owner = read_json(_note(place)).get("owner", {})
     if owner is None:
         return True
     here = isinstance(owner, dict) and owner.get("host") == socket.gethostname()
-    if here and not _is_running(owner.get("pid")):
-        return True
-    return time.time() - _last_change(place) > ABANDONED
+    return (here and not _is_running(owner.get("pid"))) or _is_old(place)
 
 
-def _last_change(place: Path) -> float:
-    changes = [time.time()]
+def _is_old(place: Path) -> bool:
+    """Whether neither it nor its note was written to for a day."""
+    changes = []
     for path in (place, _note(place)):
         with contextlib.suppress(OSError):
             changes.append(path.lstat().st_mtime)
-    return max(changes[1:] or changes)
+    return bool(changes) and time.time() - max(changes) > ABANDONED
 
 
 def _is_running(pid: object) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import google_crc32c
 
 from ...system.files import write_json
+from ...system.reading import ContentError, reading
 
 __all__ = ["Digest", "Record", "Trust", "read_json", "read_record", "write_record"]
 
@@ -25,7 +26,7 @@ class Digest:
     """SHA-256 and CRC-32C of bytes as they pass."""
 
     def __init__(self) -> None:
-        self.size = 0
+        self.size: int = 0
         self._sha256 = hashlib.sha256()
         self._crc32c = google_crc32c.Checksum()
 
@@ -91,7 +92,11 @@ def record_path(path: Path) -> Path:
 
 
 def read_record(path: str | Path) -> Record | None:
-    """The record of a cached file; None where there is none that can be read."""
+    """The record of a cached file; None where there is none, or none that makes sense.
+
+    Raises:
+        OSError: if the system does not give its bytes: it must not be taken for missing.
+    """
     content = read_json(record_path(Path(path)))
     try:
         record = Record(**{**content, "checks": tuple(content["checks"])})
@@ -105,9 +110,14 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none."""
+    """The object in a JSON file; empty where there is none.
+
+    Raises:
+        OSError: if the system does not give its bytes.
+    """
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        with reading(path) as file:
+            content = json.load(file)
+    except (FileNotFoundError, ContentError):
         return {}
     return content if isinstance(content, dict) else {}

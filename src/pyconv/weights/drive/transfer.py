@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from .target import Check, DownloadError, Settings, Target
 
 __all__ = ["Transfer"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 PAGE_LIMIT = 1 << 20  # bytes of a web page that are read
 HEAD = 512  # bytes that distinguish a page from a checkpoint
@@ -184,7 +185,7 @@ class Transfer:
             desc=self.target.file.filename,
             unit="B",
             unit_scale=True,
-            disable=None if self.progress else True,  # None: only where stderr is a terminal
+            disable=None if self.progress and sys.stderr else True,  # None: only on a terminal
         ) as bar:
             for chunk in _with_head(self._chunks(response)):
                 if self.partial.size == 0:
@@ -283,7 +284,8 @@ class Transfer:
             )
         if problem := self.target.not_pinned(digest.sha256):
             self._reject(f"The server's file {problem}")
-        record = read_record(self.target.path)
+        with self.target.on_disk():
+            record = read_record(self.target.path)
         same = record is not None and record.file_id == self.target.file.file_id
         bound = record is not None and same and record.trust != "user-supplied" and not self.force
         if record is not None and bound and record.sha256 != digest.sha256:
