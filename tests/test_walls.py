@@ -33,6 +33,7 @@ BELOW = {
     "models": "architectures backbone data resnet system weights",
     "evaluate": "architectures backbone data models resnet system weights",
     "train": "architectures backbone data evaluate models resnet system weights",
+    "integrations": "architectures backbone data layers levels models resnet speed system weights",
     "speed": "layers levels onednn replaceable resnet system",
 }
 COMMANDS = {"evaluate.__main__", "train.__main__"}  # may import pyconv.speed, by its one door

@@ -89,7 +89,7 @@ class Registered(NamedTuple):
     name: str
     factory: Build
     weights: type[WeightsEnum] | None = None  # what is published for it
-    is_row: bool = False  # whether the factory is one of ours, which loads weights itself
+    row: Architecture | None = None  # what describes it; its factory, ours, loads weights itself
 
 
 REGISTRY: dict[str, Registered] = {}  # of all networks by their names, the user's own included
@@ -140,9 +140,11 @@ def register_model(
 def _register(name: str, model: Architecture | Build, weights: type[WeightsEnum] | None) -> Build:
     if name in REGISTRY:
         raise ValueError(f"A network named {name!r} is registered already. Choose another name.")
-    factory = _factory(name, model) if isinstance(model, Architecture) else model
-    REGISTRY[name] = Registered(name, factory, weights, is_row=factory is not model)
-    return factory
+    if isinstance(model, Architecture):
+        REGISTRY[name] = Registered(name, _factory(name, model), weights, model)
+    else:
+        REGISTRY[name] = Registered(name, model, weights)
+    return REGISTRY[name].factory
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -161,8 +163,8 @@ def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOpt
         ValueError: if there is no such network, with the nearest name; or if the module cannot be
             imported, or its factory does not take an option.
     """
-    network = _find(name)
-    if network.is_row:
+    network = find_model(name)
+    if network.row is not None:
         return network.factory(pretrained, **options)
     progress = options.pop("progress", True)
     weights = resolve_weights(name, pretrained, options.pop("weights", None))
@@ -197,8 +199,8 @@ def options_for(name: str, path: Path) -> dict[str, Any]:
         ValueError: as :func:`get_model`.
         CheckpointError, OSError: if the file cannot be read.
     """
-    network, state = _find(name), checkpoint.read(path, tell=False)
-    if network.is_row:
+    network, state = find_model(name), checkpoint.read(path, tell=False)
+    if network.row is not None:
         with torch.device("meta"):
             return checkpoint.sizes(state, network.factory())
     probe = _call(network, {"num_classes": 1})  # it says how its modules are named
@@ -211,7 +213,7 @@ def options_for(name: str, path: Path) -> dict[str, Any]:
 
 def published_pixels(name: str) -> Preprocess:
     """The preprocessing that the weights of a network are published with; else ImageNet's."""
-    weights = _find(name).weights
+    weights = find_model(name).weights
     return IMAGENET if weights is None else weights["DEFAULT"].value.preprocess
 
 
@@ -221,7 +223,7 @@ def get_model_weights(name: str) -> type[WeightsEnum]:
     Raises:
         ValueError: if there is no such network, or nothing is published for it.
     """
-    weights = _find(name).weights
+    weights = find_model(name).weights
     if weights is None:
         have = ", ".join(other.name for other in REGISTRY.values() if other.weights is not None)
         raise ValueError(
@@ -240,7 +242,7 @@ def get_weight(name: str) -> WeightsEnum:
     members = {str(member): member for enum in enums for member in enum}
     known = members | {f"{enum.__name__}.DEFAULT": enum["DEFAULT"] for enum in enums}
     if name not in known:
-        raise ValueError(f"There are no weights named {name!r}.{nearest(name, known, _all(known))}")
+        raise ValueError(f"There are no weights named {name!r}.{nearest(name, known)}")
     return known[name]
 
 
@@ -260,7 +262,7 @@ def resolve_weights(
             f"pretrained=True asks for the paper's weights and weights={str(weights)!r} for "
             "others. Give one of the two."
         )
-    enum = _find(model).weights
+    enum = find_model(model).weights
     if isinstance(weights, WeightsEnum):
         if enum is None or weights not in enum:
             raise ValueError(f"{weights} are weights of {weights.value.model}, not of {model}.")
@@ -278,16 +280,16 @@ def resolve_weights(
     have = f"those of {model} are {', '.join(names)}" if names else f"{model} has none"
     raise ValueError(
         f"weights={text!r} is neither a file nor the name of published weights; {have}."
-        f"{nearest(text, names, _all(names))}"
+        f"{nearest(text, names)}"
     )
 
 
-def _find(name: str) -> Registered:
+def find_model(name: str) -> Registered:
     """A network by its name; of ``"module:name"``, import the module first."""
     module, colon, plain = name.rpartition(":")
     if not colon:
         if name not in REGISTRY:
-            cure = nearest(name, REGISTRY, _all(REGISTRY))
+            cure = nearest(name, REGISTRY)
             raise ValueError(f"There is no network named {name!r}.{cure}")
         return REGISTRY[name]
     try:
@@ -307,10 +309,6 @@ def _find(name: str) -> Registered:
             "network of that name in the module with pyconv.register_model."
         )
     return Registered(plain, own)
-
-
-def _all(known: dict[str, Any]) -> str:
-    return f"Known: {', '.join(known)}." if known else ""
 
 
 def _read(weights: WeightsEnum | Path, progress: bool) -> Any:

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
-from ..architectures import ARCHITECTURES, Architecture
-from ..models import REGISTRY
+from ..architectures import Architecture
+from ..data.preprocess import Preprocess
+from ..models import REGISTRY, find_model, list_models
 from ..resnet import NormLayer, ResNet
 from ..weights import checkpoint
 from ..weights.rows import WeightsEnum
@@ -28,9 +29,13 @@ from ..weights.rows import WeightsEnum
 try:
     import timm
     from timm.layers import create_classifier, drop_path
-    from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs
-    from timm.models import feature_take_indices as take_indices
-    from timm.models import resolve_pretrained_cfg
+    from timm.models import (
+        build_model_with_cfg,
+        checkpoint_seq,
+        generate_default_cfgs,
+        resolve_pretrained_cfg,
+    )
+    from timm.models._features import feature_take_indices as take_indices
 except ImportError as error:
     raise ImportError(
         f"pyconv.integrations.timm needs timm ({error}): pip install 'torch-pyconv[timm]'."
@@ -39,6 +44,7 @@ except ImportError as error:
 __all__ = ["TimmResNet", "register"]
 
 default_cfgs: dict[str, Any] = {}  # where timm looks for what is published of a network
+TAGS = {"IMAGENET1K_V1": "in1k", "IMAGENET1K_V2": "augment_in1k"}  # timm's names of the sets
 
 
 class TimmResNet(ResNet):
@@ -60,7 +66,8 @@ class TimmResNet(ResNet):
         zero_init_last: Start every block as its shortcut.
     """
 
-    global_pool: nn.Module
+    if TYPE_CHECKING:  # torch.jit.script cannot read annotations of a class
+        global_pool: nn.Module
 
     def __init__(
         self,
@@ -95,18 +102,22 @@ class TimmResNet(ResNet):
                 zip(self.channels, self.strides, strict=True), 1
             )
         ]
-        blocks = list(chain.from_iterable(self.stages))
+        blocks: list[Any] = [block for stage in self.stages for block in stage.children()]
         for index, block in enumerate(blocks):
             rate = drop_path_rate * index / max(len(blocks) - 1, 1)
             if rate:  # a hook, so that the parameters keep their names
-                block.last_norm.register_forward_hook(partial(_drop_path, rate))
+                norm = block.get_submodule(block.last_norm)
+                norm.register_forward_hook(partial(_drop_path, rate))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        if not self.grad_checkpointing or torch.jit.is_scripting():
-            return super().forward_features(x)
         x = self.forward_stem(x)
-        for stage in self.stages:
-            x = checkpoint_seq(stage, x)
+        for wanted in self.stage_names:
+            for name, stage in self.named_children():  # as torch.jit.script can read it
+                if name == wanted:
+                    if self.grad_checkpointing and not is_scripting():
+                        x = checkpoint_seq(stage, x)
+                    else:
+                        x = stage(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -157,7 +168,7 @@ class TimmResNet(ResNet):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove the stages behind the last map asked for, and the head; the indices of the maps."""
+        """Remove the stages behind the last map asked for, and the head; return the indices."""
         taken, last = take_indices(len(self.feature_info), indices)
         for number in range(last + 1, len(self.feature_info)):
             setattr(self, f"layer{number}", nn.Sequential())
@@ -180,29 +191,29 @@ class TimmResNet(ResNet):
             self.pool_type = global_pool
         where = self.conv1.weight
         self.num_classes = num_classes
-        self.global_pool, self.fc = create_classifier(
+        pool, self.fc = create_classifier(
             self.num_features,
             num_classes,
             pool_type=self.pool_type,
             device=where.device,
             dtype=where.dtype,
         )
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.global_pool.train(self.training)
+        self.head_hidden_size: int = self.num_features * pool.feat_mult()
+        self.global_pool = pool.train(self.training)
         self.fc.train(self.training)
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the blocks again in the backward pass instead of keeping their maps."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Patterns of the names of parameters, for learning rates by depth."""
         blocks = r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"
         return {"stem": r"^conv1|bn1", "blocks": blocks}
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def no_weight_decay(self) -> set[str]:
         return set()
 
@@ -218,12 +229,15 @@ def register(name: str) -> Callable[..., nn.Module]:
     Raises:
         ValueError: if there is no such network, no row describes it, or timm has one of that name.
     """
-    network = find(name)
+    network = find_model(name)
     if network.row is None:
-        raise ValueError(f"{name} is no row, so timm cannot give it its arguments. Register that.")
+        raise ValueError(
+            f"{name} is a factory of its own, which does not take timm's arguments. Register it "
+            "with timm.models.register_model."
+        )
     if timm.is_model(name):
         raise ValueError(f"timm has a network named {name!r} already. Register it by another name.")
-    row, sets = network.row, {} if network.weights is None else network.weights.__members__
+    row, sets = network.row, [] if network.weights is None else list(network.weights)
 
     def build(
         pretrained: bool = False,
@@ -233,7 +247,7 @@ def register(name: str) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
         # A source that the caller gave instead of ours (file=, hf_hub_id=, ...) is timm's to load.
-        published = next((w for w in sets.values() if w.url == cfg.url), None)
+        published = next((w for w in sets if w.url == cfg.url), None)
         elsewhere = cfg.file or cfg.state_dict or cfg.hf_hub_id
         ours = published if pretrained and not elsewhere else None
         model: nn.Module = build_model_with_cfg(
@@ -246,7 +260,7 @@ def register(name: str) -> Callable[..., nn.Module]:
         return model
 
     build.__name__ = build.__qualname__ = name
-    cfgs = {f"{name}.{TAGS[tag]}": _cfg(row, weights) for tag, weights in sets.items() if tag in TAGS}
+    cfgs = {f"{name}.{TAGS.get(w.name, w.name.lower())}": _cfg(row, w) for w in sets}
     default_cfgs.update(generate_default_cfgs(cfgs or {name: _cfg(row, None)}))
     entrypoint: Callable[..., nn.Module] = timm.models.register_model(build)
     return entrypoint
