@@ -45,11 +45,6 @@ class Geometry(NamedTuple):
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
 
-    @property
-    def taps_per_stride(self) -> tuple[int, ...]:
-        """By how many taps of the kernel a stride moves it, per dimension of the map."""
-        return tuple(s // d for s, d in zip(self.stride, self.dilation, strict=True))
-
     def map_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
         """The size of the output's map, from those of the input's and of the kernel."""
         rows = zip(size, kernel, self.stride, self.padding, self.dilation, strict=True)

@@ -375,14 +375,15 @@ def test_copies_traces_and_exports(algorithm: str | None, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tuned", [False, True])
-def test_compiles_as_one_graph_and_trains(tuned: bool) -> None:
+@pytest.mark.parametrize("way", [None, "autotune", "tiled:2x2", "blocked:merge=2"])
+def test_compiles_as_one_graph_and_trains(way: str | None) -> None:
     block = BLOCKS["one grouped level, as in HG"]().train()
-    network = nn.Sequential(PyConv2d(32, 64, pyconv_groups=(1, 4, 8, 8)), block)
+    network = nn.Sequential(PyConv2d(32, 64, pyconv_groups=(2, 4, 8, 8)), block)
+    pin(network[0], None if way == "autotune" else way)
     x = torch.randn(2, 32, 12, 12)
     torch.compiler.reset()
     compile = partial(torch.compile, fullgraph=True, backend="aot_eager")
-    with autotune(tuned):
+    with autotune(way == "autotune"):
         assert_equal(network, x, of_gradients=1e-3, by=compile)
 
 

@@ -116,7 +116,15 @@ def prepare(
     pixels = math.prod(algorithm.tile)
     if bias is not None:
         bias = bias.unflatten(0, (groups, 1, -1)).expand(-1, pixels, -1).flatten()
-    return _tile_kernels(weight, groups, algorithm.tile, geometry.taps_per_stride), bias
+    return _tile_kernels(weight, groups, algorithm.tile, _taps_per_stride(geometry)), bias
+
+
+def _taps_per_stride(geometry: Geometry) -> list[int]:
+    """By how many taps of the kernel a stride moves it, per dimension of the map.
+
+    A function: torch.compile of PyTorch 2.10 does not know properties of named tuples.
+    """
+    return [s // d for s, d in zip(geometry.stride, geometry.dilation, strict=True)]
 
 
 def collect(
@@ -133,7 +141,7 @@ def collect(
         return collected
     if algorithm.tile:
         prepared = _untile_kernels(
-            prepared, groups // algorithm.merge, algorithm.tile, geometry.taps_per_stride
+            prepared, groups // algorithm.merge, algorithm.tile, _taps_per_stride(geometry)
         )
     return _split_groups(prepared, groups, algorithm.merge) if algorithm.merge > 1 else prepared
 

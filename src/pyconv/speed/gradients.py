@@ -110,10 +110,11 @@ class _Convolutions(torch.autograd.Function):
         for n, (weight, geometry, _) in enumerate(levels):
             part, (_, one, other) = parts[n], algorithms[n]
             wanted = (wants_x and n not in by_input, wants[n] and n not in by_weight)
-            if tuple(one) != tuple(other):  # else both at once
+            # Without a tuple in a tuple: torch.compile of PyTorch 2.10 cannot compare these.
+            if (one.name, one.merge, *one.tile) != (other.name, other.merge, *other.tile):
                 a, _ = gradients(part, x, weight, geometry, one, (wanted[0], False))
                 _, b = gradients(part, x, weight, geometry, other, (False, wanted[1]))
-            else:
+            else:  # both at once
                 a, b = gradients(part, x, weight, geometry, one, wanted)
             grad_xs += [] if a is None else [a]
             grad_ws[n] = grad_ws[n] if b is None else b
