@@ -20,4 +20,4 @@ pyright:
 	pyright --project .mypy_cache/snippets
 
 test:
-	pytest
+	pytest -n 2

@@ -49,7 +49,7 @@ def test_snippets_print_what_their_comments_say(snippet: str, tmp_path: Path) ->
 def test_commands_are_those_that_ci_runs(tmp_path: Path) -> None:
     """`.ci/run` takes the second command from the README; the first one is run here."""
     install, work = (block.strip() for block in blocks("sh"))
-    assert work == "pip install -e '.[dev]' && pytest"
+    assert work == "pip install -e '.[dev]' && pytest -n 2"
     assert "readme 2" in (ROOT / ".ci/run").read_text("utf-8")
     pip, evaluate = install.split(" && ")
     assert pip == "pip install ."
