@@ -36,10 +36,10 @@ try:
         resolve_pretrained_cfg,
     )
     from timm.models._features import feature_take_indices as take_indices
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
-        f"pyconv.integrations.timm needs timm ({error}): pip install 'torch-pyconv[timm]'."
-    ) from error
+        f"pyconv.integrations.timm needs timm ({_error}): pip install 'torch-pyconv[timm]'."
+    ) from _error
 
 __all__ = ["TimmResNet", "register"]
 
@@ -81,7 +81,7 @@ class TimmResNet(ResNet):
         norm_layer: NormLayer | None = None,
         zero_init_last: bool = False,
     ) -> None:
-        self.pool_type = global_pool
+        self.pool_type: str = global_pool
         super().__init__(
             row,
             num_classes=num_classes,
@@ -92,10 +92,13 @@ class TimmResNet(ResNet):
             output_stride=output_stride,
         )
         del self.avgpool  # global_pool stands in its place
-        self.in_chans, self.drop_rate = in_chans, drop_rate
-        self.grad_checkpointing = False
+        self.in_chans: int = in_chans
+        self.drop_rate: float = drop_rate
+        self.grad_checkpointing: bool = False
         stem = row.stem
-        self.feature_info = [{"num_chs": stem.width, "reduction": stem.stride, "module": "relu"}]
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": stem.width, "reduction": stem.stride, "module": "relu"}
+        ]
         self.feature_info += [
             {"num_chs": channels, "reduction": stride, "module": f"layer{number}"}
             for number, (channels, stride) in enumerate(
@@ -173,10 +176,10 @@ class TimmResNet(ResNet):
         for number in range(last + 1, len(self.feature_info)):
             setattr(self, f"layer{number}", nn.Sequential())
         if last < len(self.feature_info) - 1:
-            self.num_features = self.feature_info[last]["num_chs"]
+            self.num_features: int = self.feature_info[last]["num_chs"]
             prune_head = True
         if last == 0:
-            self.maxpool = nn.Identity()
+            setattr(self, "maxpool", nn.Identity())  # noqa: B010
         if prune_head:
             self.reset_classifier(0, "")
         kept: list[int] = taken
@@ -291,6 +294,6 @@ def _cfg(row: Architecture, weights: WeightsEnum | None) -> dict[str, Any]:
     }
 
 
-for each in list_models():
-    if REGISTRY[each].row is not None and not timm.is_model(each):
-        register(each)
+for _name in list_models():
+    if REGISTRY[_name].row is not None and not timm.is_model(_name):
+        register(_name)
