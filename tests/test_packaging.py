@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution, and the wheel that is built from it."""
-    pytest.importorskip("build")
+    pytest.importorskip("build", reason="it builds the distributions; [dev] has it")
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)

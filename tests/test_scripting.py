@@ -15,7 +15,10 @@ from pyconv.architectures import ARCHITECTURES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit"),  # it is deprecated, and in use
-    pytest.mark.skipif(sys.version_info >= (3, 14), reason="PyTorch does not script there"),
+    pytest.mark.skipif(
+        sys.version_info >= (3, 14),
+        reason="PyTorch says of itself that it does not support scripting there",
+    ),
 ]
 
 

@@ -135,7 +135,7 @@ def test_a_compiler_follows_the_table_of_a_gpu_in_one_graph(
     assert compiler.frame_count <= 2  # for one size, and for all
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU, and this is about none")
 def test_a_gpu_that_is_not_here_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(table.TABLES, "cuda", raising=False)
     with FakeTensorMode():

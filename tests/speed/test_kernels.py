@@ -173,6 +173,11 @@ def test_the_published_pyramids_are_computed_with_any_vectors(
 
 
 @compiled
+def test_the_kernels_are_there_where_there_is_a_compiler() -> None:
+    assert all(map(kernels.available, kernels.DTYPES))
+
+
+@compiled
 def test_what_the_kernels_cannot_compute_is_computed_as_usual() -> None:
     odd = levels(12, [(6, 3, 6), (9, 5, 3)])
     double = levels(16, [(16, 3, 16)]).to(torch.float64)

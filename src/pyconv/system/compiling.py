@@ -145,7 +145,8 @@ def _name(key: str, content: bytes) -> str:
 def _make(folder: Path, key: str, what: str, source: str, flags: Sequence[str]) -> Path:
     """Compile into a folder; what another process compiles meanwhile is waited for and taken."""
     lock = FileLock(folder / ".lock", timeout=PATIENCE)
-    with contextlib.suppress(Timeout, NotImplementedError):  # it only saves work
+    # It only saves work, and some disks know no locks.
+    with contextlib.suppress(Timeout, NotImplementedError):
         lock.acquire()
     try:
         if found := _find(folder, key):
