@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import failing
 import pytest
 import torch
+from photos import one_thread  # noqa: F401
 from train_fixtures import assert_same_weights, environment, make_tree, read_steps, start
 
 from pyconv.train import loading
@@ -22,14 +22,6 @@ FLAGS = (
     "--model", "pyconvresnet_tiny", "--batch-size", 16, "--lr", 0.02, "--min-scale", 0.8,
     "--epochs", 3, "--milestones", 2, "--device", "cpu", "--workers", 0,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import torch
+from photos import one_thread  # noqa: F401
 from torch.nn import SyncBatchNorm
 from train_fixtures import (
     Interrupting,
@@ -48,15 +49,6 @@ RECIPE = dataclasses.replace(
     PAPER, epochs=2, batch_size=16, lr=0.02, milestones=(1,), min_scale=0.8, ema=0.5, clip=5.0
 )
 OPTIONS = TrainOptions(workers=0, device="cpu", watch_every=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As in the processes that tests start; and faster for networks as small as these."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

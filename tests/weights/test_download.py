@@ -6,7 +6,7 @@ import hashlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from itertools import chain, repeat
@@ -47,16 +47,6 @@ from pyconv.weights.drive.page import Page
 
 UNDECLARED = {"X_Goog_Hash": None, "ETag": None, "Last_Modified": None}
 PINNED = DriveFile(FILE_ID, "weights.pth", hashlib.sha256(CONTENT).hexdigest())
-
-
-@pytest.fixture
-def drive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drive]:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "PYCONV_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    with Drive(CONTENT) as drive:
-        monkeypatch.setenv("PYCONV_DRIVE_URL", drive.url)
-        yield drive
 
 
 def test_fault_01_form_by_get(drive: Drive, tmp_path: Path) -> None:

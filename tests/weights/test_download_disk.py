@@ -54,15 +54,6 @@ unix = pytest.mark.skipif(os.name == "nt", reason="signals and permissions are t
 
 
 @pytest.fixture
-def drive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drive]:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "PYCONV_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    with Drive(CONTENT) as drive:
-        monkeypatch.setenv("PYCONV_DRIVE_URL", drive.url)
-        yield drive
-
-
-@pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder below which any user may look, which is not so of pytest's."""
     folder = Path(tempfile.mkdtemp())

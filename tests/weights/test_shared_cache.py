@@ -24,15 +24,6 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="users and signals are t
 FIRST, SECOND, GROUP = 64001, 64002, 64000
 
 
-@pytest.fixture
-def drive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drive]:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "PYCONV_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    with Drive(CONTENT) as drive:
-        monkeypatch.setenv("PYCONV_DRIVE_URL", drive.url)
-        yield drive
-
-
 # Once all is imported: another user may not be able to read the interpreter's files.
 BECOME = """
 import os
