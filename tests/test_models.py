@@ -21,7 +21,7 @@ from pyconv import (
     pyconvresnet_tiny,
     resnet18,
 )
-from pyconv.models import resolve_weights
+from pyconv.models.registry import resolve_weights
 
 
 def test_every_name_is_a_public_factory() -> None:

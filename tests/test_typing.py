@@ -95,9 +95,9 @@ def test_every_row_is_declared_for_type_checkers() -> None:
     declared = {ast.unparse(line) for line in lines}
     missing = {f"{name}: Factory" for name in ARCHITECTURES} - declared
     add = "\n    ".join(sorted(missing))
-    assert not missing, f"add to the block 'if TYPE_CHECKING:' of models.py:\n    {add}"
+    assert not missing, f"add to the block 'if TYPE_CHECKING:' of models/factories.py:\n    {add}"
     left = declared - {f"{name}: Factory" for name in ARCHITECTURES}
-    assert not left, f"remove from the block 'if TYPE_CHECKING:' of models.py: {left}"
+    assert not left, f"remove from the block 'if TYPE_CHECKING:' of models/factories.py: {left}"
 
 
 def test_names_follow_from_the_rows() -> None:

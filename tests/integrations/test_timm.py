@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pyconv
-from pyconv import Architecture, Stage, Stem, get_model, models, pyconvresnet18
+from pyconv import Architecture, Stage, Stem, get_model, pyconvresnet18
+from pyconv.models.registry import REGISTRY
 
 timm = pytest.importorskip("timm", reason="it is an extra")
 optim = pytest.importorskip("timm.optim", reason="it is an extra")
@@ -166,14 +167,7 @@ def test_scripted_and_averaged(x: Tensor) -> None:
         torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
-    monkeypatch.setattr(plugin, "REGISTRY", models.REGISTRY)
-    yield
-
-
-@pytest.mark.usefixtures("registry")
+@mock.patch.dict(REGISTRY)
 def test_a_network_of_a_users_own() -> None:
     stages = tuple(Stage(1, planes, 2, (3, 5), (1, 4)) for planes in (16, 32))
     row = Architecture("Own", "basic2", 1, stages, Stem(width=16, pool=False), pool_shortcut=True)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, models, optimize
+from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize
 from pyconv import pyconvresnet_tiny as tiny
 from pyconv.evaluate.__main__ import main as pyconv_eval
+from pyconv.models.registry import REGISTRY
 from pyconv.onednn import CONVS
 from pyconv.speed import kernels, pin, table
 from pyconv.speed.prepared import DirectPyramid, PreparedConv
@@ -480,8 +482,8 @@ def test_a_joined_pyramid_follows_autocast() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "short"])
+@mock.patch.dict(REGISTRY)
 def test_a_network_of_a_users_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))
     monkeypatch.delitem(sys.modules, "own_networks", raising=False)
     model = settled(get_model(f"own_networks:{name}", num_classes=3))
     x = torch.randn(2, 1, 32, 32)

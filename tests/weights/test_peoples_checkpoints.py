@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ from pyconv import (
     resnet34,
     resnet50,
 )
-from pyconv.models import options_for
+from pyconv.models.factories import options_for
+from pyconv.models.registry import REGISTRY
 from pyconv.weights.checkpoint import load, read
 
 State = dict[str, Tensor]
@@ -528,11 +530,10 @@ def test_and_the_other_way_round(tmp_path: Path) -> None:
     assert torch.equal(back.bn1.weight, own.bn1.weight)
 
 
+@mock.patch.dict(REGISTRY)
 def test_a_network_of_the_users_own_is_met_by_the_same_rules(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pyconv.models.REGISTRY", {})
-
     class Own(nn.Sequential):
         first_conv, classifier = "0", "3"
 

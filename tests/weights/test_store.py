@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import golden
 import pytest
@@ -30,11 +31,11 @@ from pyconv import (
     get_model,
     get_model_weights,
     get_weight,
-    models,
     pyconvresnet50,
     pyconvresnet_tiny,
     register_model,
 )
+from pyconv.models.registry import REGISTRY
 from pyconv.weights import Published, WeightsEnum
 from pyconv.weights.__main__ import main as weights_main
 from pyconv.weights.drive import read_record
@@ -261,6 +262,7 @@ print((kilobytes("VmHWM") - before) * 1024)
     assert growth < path.stat().st_size + 200e6
 
 
+@mock.patch.dict(REGISTRY)
 def test_a_set_of_another_network_is_one_row(
     drive: Drive, monkeypatch: pytest.MonkeyPatch, no_network: Path
 ) -> None:
@@ -271,7 +273,6 @@ def test_a_set_of_another_network_is_one_row(
             "own", V1.file_id, 0, 9, 0.0, ((224, 1.0),), "none", network=lambda: nn.Linear(2, 3)
         )
 
-    monkeypatch.setattr(models, "REGISTRY", dict(models.REGISTRY))  # and put back at the end
     register_model("own", lambda num_classes=3: nn.Linear(2, num_classes), weights=OwnWeights)
     with pytest.raises(DownloadError, match="is of another model"):
         get_model("own", pretrained=True, progress=False)

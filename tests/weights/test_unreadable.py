@@ -15,7 +15,8 @@ import torch
 from failing import refusing
 
 from pyconv import CheckpointError, get_model, pyconvresnet_tiny
-from pyconv.models import options_for, resolve_weights
+from pyconv.models.factories import options_for
+from pyconv.models.registry import resolve_weights
 from pyconv.weights.checkpoint import read, read_notes
 
 unix = pytest.mark.skipif(os.name == "nt", reason="pipes and names as on Unix")

@@ -14,7 +14,8 @@ from torch import nn
 from ..backbone import image_channels
 from ..data.folders import ImageList, find_images
 from ..data.preprocess import Preprocess, expected_pixels
-from ..models import get_model, options_for, published_pixels, resolve_weights
+from ..models.factories import get_model, options_for
+from ..models.registry import published_pixels, resolve_weights
 from ..system import devices, processor
 from ..system.files import expanded
 from ..system.processes import World

@@ -21,7 +21,7 @@ from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from ..architectures import Architecture
 from ..data.preprocess import Preprocess
-from ..models import REGISTRY, find_model, list_models
+from ..models.registry import REGISTRY, find_model, list_models
 from ..resnet import NormLayer, ResNet
 from ..weights import checkpoint
 from ..weights.rows import WeightsEnum

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..data.preprocess import Preprocess
-from ..models import published_pixels, resolve_weights
+from ..models.registry import published_pixels, resolve_weights
 from ..system import devices, processor
 from ..system.processes import World
 from ..system.signals import Stop

@@ -17,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..backbone import Network, image_channels, missing
 from ..data.preprocess import Preprocess, expected_pixels
-from ..models import get_model, published_pixels
+from ..models.factories import get_model
+from ..models.registry import published_pixels
 from ..system.devices import DTYPES
 from ..system.processes import World
 from ..weights import checkpoint

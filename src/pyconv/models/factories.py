@@ -1,4 +1,4 @@
-"""The factories of the zoo, such as ``pyconvresnet50(...)``, and the registry of networks.
+"""The factories of the zoo, such as ``pyconvresnet50(...)``, and how a network is registered.
 
 A new network is a row of ``ARCHITECTURES``, or a call of :func:`register_model`, from a file of
 the user's own as well.
@@ -7,29 +7,24 @@ the user's own as well.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, overload
 
 import torch
 from torch import nn
 
-from .architectures import ARCHITECTURES, Architecture
-from .backbone import image_channels
-from .data.preprocess import IMAGENET, Preprocess
-from .resnet import NormLayer, ResNet
-from .system.files import existing
-from .weights import checkpoint
-from .weights.names import nearest
-from .weights.rows import ENUMS, WeightsEnum
+from ..architectures import ARCHITECTURES, Architecture
+from ..backbone import image_channels
+from ..resnet import NormLayer, ResNet
+from ..weights import checkpoint
+from ..weights.rows import ENUMS, WeightsEnum
+from .registry import REGISTRY, Build, Registered, find_model, resolve_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Build = Callable[..., nn.Module]
 F = TypeVar("F", bound=Build)
 
 
@@ -83,18 +78,6 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time, the rows make t
     pyconvresnet_tiny: Factory
 
 
-class Registered(NamedTuple):
-    """A network that :func:`get_model` can build."""
-
-    name: str
-    factory: Build
-    weights: type[WeightsEnum] | None = None  # what is published for it
-    row: Architecture | None = None  # what describes it; its factory, ours, loads weights itself
-
-
-REGISTRY: dict[str, Registered] = {}  # of all networks by their names, the user's own included
-
-
 @overload
 def register_model(
     name: str, model: Architecture, *, weights: type[WeightsEnum] | None = None
@@ -145,11 +128,6 @@ def _register(name: str, model: Architecture | Build, weights: type[WeightsEnum]
     else:
         REGISTRY[name] = Registered(name, model, weights)
     return REGISTRY[name].factory
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """The names of the networks that match a shell pattern, such as ``"pyconv*50"``, sorted."""
-    return sorted(name for name in REGISTRY if fnmatchcase(name, pattern))
 
 
 def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOptions]) -> nn.Module:
@@ -209,106 +187,6 @@ def options_for(name: str, path: Path) -> dict[str, Any]:
     if sizes.get("in_channels") == image_channels(probe):
         del sizes["in_channels"]  # which the factory need not take
     return {option: size for option, size in sizes.items() if size}
-
-
-def published_pixels(name: str) -> Preprocess:
-    """The preprocessing that the weights of a network are published with; else ImageNet's."""
-    weights = find_model(name).weights
-    return IMAGENET if weights is None else weights["DEFAULT"].value.preprocess
-
-
-def get_model_weights(name: str) -> type[WeightsEnum]:
-    """The enum of the weights published for a network.
-
-    Raises:
-        ValueError: if there is no such network, or nothing is published for it.
-    """
-    weights = find_model(name).weights
-    if weights is None:
-        have = ", ".join(other.name for other in REGISTRY.values() if other.weights is not None)
-        raise ValueError(
-            f"There are no published weights for {name}. Networks that have some: {have}."
-        )
-    return weights
-
-
-def get_weight(name: str) -> WeightsEnum:
-    """Published weights by their full name, such as ``"PyConvResNet50_Weights.IMAGENET1K_V1"``.
-
-    Raises:
-        ValueError: if there are none of that name; it suggests the nearest.
-    """
-    enums = [network.weights for network in REGISTRY.values() if network.weights is not None]
-    members = {str(member): member for enum in enums for member in enum}
-    known = members | {f"{enum.__name__}.DEFAULT": enum["DEFAULT"] for enum in enums}
-    if name not in known:
-        raise ValueError(f"There are no weights named {name!r}.{nearest(name, known)}")
-    return known[name]
-
-
-def resolve_weights(
-    model: str, pretrained: bool, weights: WeightsEnum | str | Path | None
-) -> WeightsEnum | Path | None:
-    """Decide which weights a call means: a published set, the path of a checkpoint, or none.
-
-    Raises:
-        ValueError: if the call contradicts itself or names what is not there.
-    """
-    if weights is None:
-        # The first set of an enum is the paper's, which is what the original's flag meant.
-        return next(iter(get_model_weights(model))) if pretrained else None
-    if pretrained:
-        raise ValueError(
-            f"pretrained=True asks for the paper's weights and weights={str(weights)!r} for "
-            "others. Give one of the two."
-        )
-    enum = find_model(model).weights
-    if isinstance(weights, WeightsEnum):
-        if enum is None or weights not in enum:
-            raise ValueError(f"{weights} are weights of {weights.value.model}, not of {model}.")
-        return weights
-    text = str(weights)
-    names = {} if enum is None else dict(enum.__members__)
-    if text in names:
-        return names[text]
-    if isinstance(weights, str) and "_Weights." in text:
-        return resolve_weights(model, False, get_weight(text))
-    if (path := existing(text)) is not None:
-        return path
-    if enum is None and text == "DEFAULT":
-        get_model_weights(model)  # says which networks have published weights
-    have = f"those of {model} are {', '.join(names)}" if names else f"{model} has none"
-    raise ValueError(
-        f"weights={text!r} is neither a file nor the name of published weights; {have}."
-        f"{nearest(text, names)}"
-    )
-
-
-def find_model(name: str) -> Registered:
-    """A network by its name; of ``"module:name"``, import the module first."""
-    module, colon, plain = name.rpartition(":")
-    if not colon:
-        if name not in REGISTRY:
-            cure = nearest(name, REGISTRY)
-            raise ValueError(f"There is no network named {name!r}.{cure}")
-        return REGISTRY[name]
-    try:
-        own = getattr(importlib.import_module(module), plain, None)
-    except Exception as error:  # a file of the user's can fail in any way
-        raise ValueError(
-            f"The module of {name!r} cannot be imported: {error} ({type(error).__name__}). Write "
-            "module:function, and put the folder of the module on PYTHONPATH."
-        ) from error
-    # A module may have a function of its own that is named as a network of the zoo.
-    known = REGISTRY.get(plain)
-    if known is not None and (plain not in ARCHITECTURES or own in (None, known.factory)):
-        return known
-    if not callable(own):
-        raise ValueError(
-            f"{name!r}: the module {module} has no {plain}. Write module:function, or register a "
-            "network of that name in the module with pyconv.register_model."
-        )
-    return Registered(plain, own)
 
 
 def _read(weights: WeightsEnum | Path, progress: bool) -> Any:
@@ -394,5 +272,4 @@ for _name, _row in ARCHITECTURES.items():
 
 if not TYPE_CHECKING:  # a list that is computed would hide the names from type checkers
     globals().update({name: REGISTRY[name].factory for name in ARCHITECTURES})
-    __all__ = ["get_model", "get_model_weights", "get_weight", "list_models", "register_model"]
-    __all__ += ARCHITECTURES
+    __all__ = ["get_model", "register_model", *ARCHITECTURES]

@@ -1,0 +1,5 @@
+# ruff: noqa: F403
+"""The networks by their names: factories such as ``pyconvresnet50(...)``, and the registry."""
+
+from .factories import *
+from .registry import *
