@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import pyconv
-from pyconv import models
 from pyconv.architectures import ARCHITECTURES
+from pyconv.models import factories
 from pyconv.weights.rows import ENUMS
 
 ROOT = Path(__file__).parent.parent
@@ -88,7 +88,7 @@ def test_a_type_checker_knows_what_users_write(tmp_path: Path) -> None:
 
 
 def test_every_row_is_declared_for_type_checkers() -> None:
-    tree = ast.parse(Path(models.__file__).read_text("utf-8"))
+    tree = ast.parse(Path(factories.__file__).read_text("utf-8"))
     branches = [node for node in tree.body if isinstance(node, ast.If)]
     blocks = [node.body for node in branches if ast.unparse(node.test) == "TYPE_CHECKING"]
     lines = [line for block in blocks for line in block if isinstance(line, ast.AnnAssign)]
@@ -102,9 +102,9 @@ def test_every_row_is_declared_for_type_checkers() -> None:
 
 def test_names_follow_from_the_rows() -> None:
     for name in ARCHITECTURES:
-        assert name in models.__all__
+        assert name in factories.__all__
         assert name in pyconv.__all__
-        assert getattr(pyconv, name) is getattr(models, name)
+        assert getattr(pyconv, name) is getattr(factories, name)
     for enum in ENUMS:
         assert enum.__name__ in pyconv.__all__
         assert getattr(pyconv, enum.__name__) is getattr(pyconv.weights, enum.__name__) is enum
