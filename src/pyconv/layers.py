@@ -37,7 +37,7 @@ class _PyConvNd(nn.Module):
         in_channels: int,
         out_channels: int | Sequence[int],
         pyconv_kernels: int | Sequence[int] = (3, 5, 7, 9),
-        pyconv_groups: int | Sequence[int] | None = (1, 4, 8, 16),
+        pyconv_groups: Sequence[int] | None = None,
         stride: int | Sequence[int] = 1,
         dilation: int | Sequence[int] = 1,
         bias: bool = False,
@@ -103,10 +103,11 @@ class PyConv2d(_PyConvNd):
 
     Args:
         in_channels: Channels of the input; every level sees all of them.
-        out_channels: One number per level, or one in all, shared out as the paper does.
+        out_channels: One number per level, or one in all, shared out as the paper does. A number
+            that does not divide so is shared out about so, unless the groups are given.
         pyconv_kernels: One odd kernel size per level.
-        pyconv_groups: One number of groups per level; None takes the paper's 1, 4, 8, 16, ...,
-            lowered per level until they divide its channels.
+        pyconv_groups: One number of groups per level; default the paper's 1, 4, 8, 16, ..., or the
+            nearest that divide a level's channels.
         stride: Stride of every level, one number or one per dimension of the map.
         dilation: Dilation of every level, likewise; the padding follows it.
         bias: Whether the levels have a bias; off, because a norm usually follows.
@@ -155,7 +156,7 @@ def get_pyconv(
     out_channels: int,
     pyconv_kernels: int | Sequence[int],
     stride: int | Sequence[int] = 1,
-    pyconv_groups: int | Sequence[int] | None = (1,),
+    pyconv_groups: Sequence[int] | None = None,
     *,
     dilation: int | Sequence[int] = 1,
     **factory: Any,
