@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, overload
 
@@ -39,6 +39,7 @@ class ModelOptions(TypedDict, total=False):
     zero_init_residual: bool
     norm_layer: NormLayer | None
     output_stride: int
+    replace_stride_with_dilation: Sequence[bool] | None
 
 
 class Factory(Protocol):
@@ -58,6 +59,7 @@ class Factory(Protocol):
         zero_init_residual: bool = False,
         norm_layer: NormLayer | None = None,
         output_stride: int = 32,
+        replace_stride_with_dilation: Sequence[bool] | None = None,
     ) -> ResNet: ...
 
 
@@ -227,6 +229,7 @@ def _factory(name: str, row: Architecture) -> Factory:
         zero_init_residual: bool = False,
         norm_layer: NormLayer | None = None,
         output_stride: int = 32,
+        replace_stride_with_dilation: Sequence[bool] | None = None,
     ) -> ResNet:
         return _build(
             row,
@@ -238,6 +241,7 @@ def _factory(name: str, row: Architecture) -> Factory:
             zero_init_residual=zero_init_residual,
             norm_layer=norm_layer,
             output_stride=output_stride,
+            replace_stride_with_dilation=replace_stride_with_dilation,
         )
 
     factory.__name__ = factory.__qualname__ = name
@@ -259,6 +263,7 @@ DOCUMENTATION = """{title}: ``[N, in_channels, H, W]`` -> ``[N, num_classes]``.
         zero_init_residual: Start every block as its shortcut.
         norm_layer: Called with a number of channels; default ``nn.BatchNorm2d``.
         output_stride: 32, 16 or 8; below 32 the last stages dilate instead of striding.
+        replace_stride_with_dilation: Instead, whether stages 2, 3 and 4 dilate, as in torchvision.
 
     Raises:
         ValueError: if an option is out of its range or no such weights are published.
