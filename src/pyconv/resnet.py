@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # it knows no lists of modules
-from torch.nn import functional as F
 
 from .architectures import Architecture, Sampling, Stage, sample_stages
-from .layers import PyConv2d, get_pyconv
+from .layers import DilatedMaxPool2d, PyConv2d, get_pyconv
 from .levels import whole
+from .renamed import renamed
 from .replaceable import replaceable
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
@@ -28,19 +28,6 @@ def in_turn(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
     for module in modules:
         x = module(x)
     return x
-
-
-class _DilatedMaxPool(nn.Module):
-    """A 3x3 max-pool that looks ``dilation`` pixels around, for a map of ``size / stride``."""
-
-    def __init__(self, dilation: int, stride: int) -> None:
-        super().__init__()
-        self.dilation, self.stride = dilation, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        # nn.MaxPool2d pads by at most half its kernel, whatever the dilation.
-        x = F.pad(x, [self.dilation] * 4, value=-torch.inf)
-        return F.max_pool2d(x, 3, stride=self.stride, dilation=self.dilation)
 
 
 class PyConvBlock(nn.Module):
@@ -69,6 +56,7 @@ class PyConvBlock(nn.Module):
     expansion = 4  # the default, and of an instance what it has
     last_norm = "bn3"  # ends the residual branch; zero_init_residual silences it
 
+    @renamed(inplanes="in_channels")
     def __init__(
         self,
         in_channels: int,
@@ -115,6 +103,7 @@ class _BasicBlock(nn.Module):
     expansion = 1  # the default, and of an instance what it has
     last_norm = "bn2"  # ends the residual branch; zero_init_residual silences it
 
+    @renamed(inplanes="in_channels")
     def __init__(
         self,
         in_channels: int,
@@ -272,14 +261,15 @@ class ResNet(nn.Module):
             dilation=sampling.dilation,
         )
         out_channels = stage.planes * self.row.expansion
-        stride, before = sampling.stride, sampling.before
-        shortcut = self._shortcut(in_channels, out_channels, stage, stride, before)
-        first = block(in_channels, stage.planes, stride, shortcut, first_dilation=before)
+        shortcut = self._shortcut(in_channels, out_channels, stage, sampling)
+        first = block(
+            in_channels, stage.planes, sampling.stride, shortcut, first_dilation=sampling.before
+        )
         rest = (block(out_channels, stage.planes) for _ in range(1, stage.blocks))
         return nn.Sequential(first, *rest)
 
     def _shortcut(
-        self, in_channels: int, out_channels: int, stage: Stage, stride: int, dilation: int
+        self, in_channels: int, out_channels: int, stage: Stage, sampling: Sampling
     ) -> nn.Module | None:
         """What brings the input of a stage to the shape of its output; None for the identity.
 
@@ -288,12 +278,13 @@ class ResNet(nn.Module):
         """
         shrinks, widens = stage.stride > 1, in_channels != out_channels
         pool = shrinks and self.row.pool_shortcut
+        stride, dilation = sampling.stride, sampling.before
         if not (shrinks or widens):
             return None
         layers: list[nn.Module] = []
         if pool:
-            plain = dilation == 1
-            layers += [nn.MaxPool2d(3, stride, 1) if plain else _DilatedMaxPool(dilation, stride)]
+            plain = nn.MaxPool2d(3, stride, 1)
+            layers += [plain if dilation == 1 else DilatedMaxPool2d(dilation, stride)]
         if widens or not pool:
             conv = nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False)
             layers += [conv, self.norm_layer(out_channels)]

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..architectures import ARCHITECTURES, Architecture
 from ..backbone import image_channels
+from ..renamed import renamed
 from ..resnet import NormLayer, ResNet
 from ..weights import checkpoint
 from ..weights.rows import ENUMS, WeightsEnum
@@ -218,6 +219,7 @@ def _build(
 def _factory(name: str, row: Architecture) -> Factory:
     """The public function that builds the network of a row, with the row's own defaults."""
 
+    @renamed(dropout_prob0="dropout")
     def factory(
         pretrained: bool = False,
         *,
