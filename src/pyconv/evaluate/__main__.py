@@ -118,8 +118,8 @@ EXAMPLES = """\
       the fastest way
   pyconv-eval /data/imagenet --model pyconvresnet50 --nproc-per-node 8
       on eight GPUs; the counts are those of one
-  pyconv-eval /data/flowers/val --model resnet50 --checkpoint best.pth --json result.json
-      your own checkpoint on your own classes
+  pyconv-eval /data/flowers/val --checkpoint runs/flowers/best.pt --json result.json
+      what pyconv-train has trained, on your own classes
 """
 
 
@@ -134,7 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("data", type=Path, nargs="?", help="the folder of images, or ILSVRC2012_img_val.tar")
     add("--sample", action="store_true", help="evaluate the embedded sample")
-    add("--model", help="of pyconv.list_models(), or module:name of your own")
+    add(
+        "--model",
+        help="of pyconv.list_models(), or module:name of your own; default: what --checkpoint says",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--weights", help="published weights, such as IMAGENET1K_V2; default: the paper's"
@@ -181,7 +184,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         for option in own:
             if getattr(args, option) is not None:
                 parser.error(f"--sample has its own network and images: leave out --{option}")
-    elif args.model is None:
+    elif args.model is None and args.checkpoint is None and args.weights is None:
         parser.error("--model is missing, such as --model pyconvresnet50")
     for option in ("checkpoint", "labels"):
         path = getattr(args, option)
