@@ -29,8 +29,7 @@ from ..system.files import expanded, require_writable, write_result
 from ..system.launch import launch, process_count
 from ..system.processes import World, joined
 from ..system.signals import noting
-from ..weights import store
-from ..weights.rows import WeightsEnum
+from ..weights.rows import provenance
 from . import report
 from .evaluation import Metrics, evaluate
 from .job import EvalOptions, Job, decide
@@ -74,7 +73,7 @@ def _result(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "model": job.name,
         "weights": str(job.weights),
-        "weights_file": _provenance(job.weights),
+        "weights_file": provenance(job.weights),
         "data": str(args.data or "the sample"),
         "finding": job.images.finding,
         "present_classes": len({label for _, label in job.images.samples}),
@@ -99,12 +98,6 @@ def _result(
     if job.record is not None:
         result |= {"on_record": job.record, "agrees": report.agrees(job.record, metrics)}
     return result
-
-
-def _provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
-    if isinstance(weights, WeightsEnum):
-        return weights.provenance()
-    return store.provenance(weights, "a file of the user's")
 
 
 EXAMPLES = """\

@@ -95,30 +95,30 @@ def load(
         CheckpointError: if the file is no checkpoint, or it cannot be told of which network.
         DownloadError: if published weights cannot be had, with what to do about it.
     """
-    opened = open_model(source, model, **options)
-    loaded = cast(LoadedModel, opened.model)
-    loaded.classes = list(opened.classes or _numbered(opened.num_classes))
-    loaded.transforms = opened.transforms
+    return finish(open_model(source, model, **options), device)
+
+
+def finish(opened: Opened, device: torch.device | str | None) -> LoadedModel:
+    """The model, knowing what :func:`load` promises; what is assumed is told."""
+    model, pixels = cast(LoadedModel, opened.model), opened.pixels
+    known = opened.num_classes == len(imagenet.class_names())
+    model.classes = list(opened.classes or _numbered(opened.num_classes))
+    model.transforms = opened.transforms
     if isinstance(opened.weights, Path) and opened.notes.preprocess is None:
-        _tell_assumptions(opened)
-    return (loaded if device is None else loaded.to(device)).eval()
+        logger.warning(
+            "%s does not say what images it takes: resize %d and crop %d are assumed, and %s.",
+            opened.weights,
+            pixels.resize,
+            pixels.crop,
+            "ImageNet's classes" if known else "its classes are numbered",
+        )
+    return (model if device is None else model.to(device)).eval()
 
 
 def _numbered(count: int | None) -> Sequence[str]:
     """The names of classes that nobody has named."""
     names = imagenet.class_names()
     return names if count == len(names) else [str(number) for number in range(count or 0)]
-
-
-def _tell_assumptions(opened: Opened) -> None:
-    pixels, known = opened.pixels, opened.num_classes == len(imagenet.class_names())
-    logger.warning(
-        "%s says nothing of its images: resize %d, crop %d%s are taken.",
-        opened.weights,
-        pixels.resize,
-        pixels.crop,
-        " and ImageNet's classes" if known else ", and numbers for its classes",
-    )
 
 
 def open_model(
