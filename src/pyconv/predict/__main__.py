@@ -25,6 +25,7 @@ from ..system import commands, devices, processor
 from ..system.failures import explain
 from ..system.files import expanded, require_writable, write_result
 from ..system.signals import noting
+from ..weights import DownloadError
 from ..weights.rows import PyConvResNetTiny_Weights, provenance, sample_file
 from .photos import find_photos
 from .prediction import Prediction, likeliest
@@ -33,6 +34,10 @@ __all__ = ["main"]
 
 DEFAULT = "pyconvresnet50"
 NAMED = 10  # unreadable photographs, and kinds of files left out, that are told on the screen
+NO_DOWNLOAD = (
+    "What comes with the library needs no download: --sample, or --model pyconvresnet_tiny, which "
+    "knows ten kinds of clothes."
+)
 PHOTOS_PER_WORKER = 200  # which repay the start of a process that decodes
 
 EXAMPLES = """\
@@ -107,7 +112,12 @@ def _open(args: argparse.Namespace) -> Opened:
         return open_model(expanded(args.checkpoint), args.model)
     if args.weights is not None:
         return open_model(args.weights, args.model)
-    return open_model("DEFAULT", args.model or DEFAULT)
+    try:
+        return open_model("DEFAULT", args.model or DEFAULT)
+    except DownloadError as error:
+        if args.model is not None:
+            raise
+        raise DownloadError(f"{error}\n{NO_DOWNLOAD}") from error
 
 
 def _sample_photos() -> list[Path]:

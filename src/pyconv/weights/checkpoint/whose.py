@@ -31,7 +31,8 @@ def whose(state: Shapes) -> str | None:
 
 def _network(shapes: Outline) -> str | None:
     outline = _outline(shapes)
-    blocks = {(stage, block) for stage, block, *_ in (f"{key}.".split(".") for key in outline)}
+    parts = (f"{key}.".split(".") for key in outline)
+    blocks = {(stage, block) for stage, block, *_ in parts if block.isdecimal()}
     depths = [sum(stage == f"layer{n}" for stage, _ in blocks) for n in range(1, 5)]
     found = (
         name
