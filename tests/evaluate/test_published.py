@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,21 +30,32 @@ from pyconv.data import imagenet
 from pyconv.evaluate.__main__ import main
 from pyconv.evaluate.report import compare
 from pyconv.models.registry import REGISTRY
+from pyconv.system.cache import cache_dir
 
 IMAGES = photos.photos(imagenet.synsets(), 13)
 V1, V2, V3 = Small_Weights
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty cache, but for kernels that are compiled already: they would take most of a test."""
+    home = tmp_path_factory.mktemp("home")
+    for kernels in cache_dir().glob("kernels-*"):
+        shutil.copytree(kernels, home / kernels.name)
+    return home
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache of their own for the sets, which the registry knows within a test."""
-    monkeypatch.setenv("PYCONV_HOME", str(tmp_path / "home"))
+def home(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The sets have a cache of their own, and the registry knows them within a test."""
+    monkeypatch.setenv("PYCONV_HOME", str(cache))
     monkeypatch.setenv("PYCONV_OFFLINE", "1")
-    (tmp_path / "home").mkdir()
     with mock.patch.dict(REGISTRY):
         published_sets.register()
-        yield tmp_path / "home"
+        yield
+        for weights in Small_Weights:
+            weights.path.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -52,7 +64,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def counts(home: Path) -> dict[int, int]:
+def counts(home: None) -> dict[int, int]:
     """The first set in the cache; how many images it has right at each crop, by a plain loop."""
     labels = torch.tensor([photo.label for photo in IMAGES])
     model = photos.knowing("small", inputs(28), labels, 1000)

@@ -125,7 +125,7 @@ def test_the_sample_shows_real_words_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYCONV_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYCONV_OFFLINE", "1")
     assert main(["--sample", "--top", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("/")[-2] for line in lines[::2]] == ["1-trouser", "5-sandal", "9-ankle-boot"]
