@@ -101,24 +101,28 @@ def load(
 def finish(opened: Opened, device: torch.device | str | None) -> LoadedModel:
     """The model, knowing what :func:`load` promises; what is assumed is told."""
     model, pixels = cast(LoadedModel, opened.model), opened.pixels
-    known = opened.num_classes == len(imagenet.class_names())
-    model.classes = list(opened.classes or _numbered(opened.num_classes))
+    names, named = opened.classes, "."
+    if names is None:
+        names, named = _assumed_names(opened.num_classes or 0)
+    model.classes = list(names)
     model.transforms = opened.transforms
     if isinstance(opened.weights, Path) and opened.notes.preprocess is None:
         logger.warning(
-            "%s does not say what images it takes: resize %d and crop %d are assumed, and %s.",
+            "%s does not say what images it takes: resize %d and crop %d are assumed%s",
             opened.weights,
             pixels.resize,
             pixels.crop,
-            "ImageNet's classes" if known else "its classes are numbered",
+            named,
         )
     return (model if device is None else model.to(device)).eval()
 
 
-def _numbered(count: int | None) -> Sequence[str]:
-    """The names of classes that nobody has named."""
+def _assumed_names(count: int) -> tuple[tuple[str, ...], str]:
+    """The names of classes that nobody has named, and how to tell so at the end of a sentence."""
     names = imagenet.class_names()
-    return names if count == len(names) else [str(number) for number in range(count or 0)]
+    if count == len(names):
+        return names, ", and ImageNet's classes."
+    return tuple(map(str, range(count))), ", and its classes are numbered." if count else "."
 
 
 def open_model(
