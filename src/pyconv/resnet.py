@@ -256,7 +256,7 @@ class ResNet(nn.Module):
             self.strides += (stride,)
 
         self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1)
-        self.dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout: nn.Module = nn.Dropout(dropout)
         self.num_features: int = channels
         self.reset_classifier(num_classes)
         if not self.conv1.weight.is_meta:  # there, a checkpoint is to bring all values

@@ -212,7 +212,7 @@ def _config(
     if type(model) is not ResNet or not isinstance(row, Architecture):
         _refuse(model, "it is not built from a row alone")
     options: dict[str, Any] = checkpoint.sizes(model.state_dict(), model)
-    options["dropout"] = float(getattr(model.dropout, "p", 0.0))
+    options["dropout"] = float(getattr(model.dropout, "p", 0))
     with torch.device("meta"):
         twins = {stride: ResNet(row, **options, output_stride=stride) for stride in (32, 16, 8)}
     options["output_stride"] = next(s for s in twins if twins[s].strides == model.strides)
