@@ -198,9 +198,10 @@ def _apart(state: State) -> State:
     for key, tensor in state.items():
         memory = tensor.untyped_storage()
         shared = memory.nbytes() > tensor.nbytes or memory.data_ptr() in seen
-        # Copies where the order is another. 1x1 kernels have one order and the strides of either,
-        # and by the strides PyTorch decides in which it computes.
-        ordered = tensor.reshape(-1).view(tensor.shape)
-        done[key] = ordered.clone() if shared else ordered
+        if tensor.ndim >= 4 or not tensor.is_contiguous():
+            # Copies where the order is another. 1x1 kernels have one order and the strides of
+            # either, and by the strides PyTorch decides in which it computes.
+            tensor = tensor.reshape(-1).view(tensor.shape)
+        done[key] = tensor.clone() if shared else tensor
         seen.add(memory.data_ptr())
     return done
