@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,19 @@ def _is_before(line: str, epoch: int, step: int) -> bool:
     return (int(fields[0]) - 1, int(fields[1]) - 1) < (epoch, step)
 
 
+COLOURS = {"train": "tab:gray", "val": "tab:blue"}
+WILD = (
+    10.0  # times the usual height: of a first epoch at a large rate, which would flatten all else
+)
+
+
+def highest(curves: Iterable[Sequence[float]]) -> float:
+    """How high curves are drawn: up to the highest point that is not wild."""
+    points = [value for values in curves for value in values]
+    limit = WILD * statistics.median(points)
+    return max(value for value in points if value <= limit)
+
+
 def draw_curves(path: Path, title: str, history: Sequence[Row]) -> bool:
     """Draw loss and accuracy over the epochs; False where matplotlib is not installed."""
     try:
@@ -73,9 +88,16 @@ def draw_curves(path: Path, title: str, history: Sequence[Row]) -> bool:
         (losses, "loss", "loss"),
         (accuracies, "top1", "top-1 (%)"),
     ):
-        for split, colour in (("train", "tab:gray"), ("val", "tab:blue")):
-            values = [row[f"{split}_{name}"] for row in history]
-            axes.plot(epochs, values, ".-", color=colour, label=split)
+        curves = {split: [row[f"{split}_{name}"] for row in history] for split in COLOURS}
+        limit = highest(curves.values()) if name == "loss" else 100.0
+        for split, values in curves.items():
+            wild = {e: value for e, value in zip(epochs, values, strict=True) if value > limit}
+            far = [f"{value:,.5g} in epoch {epoch}" for epoch, value in wild.items()]
+            shown = [math.nan if value > limit else value for value in values]
+            axes.plot(epochs, shown, ".-", color=COLOURS[split], label=", ".join([split, *far[:2]]))
+            axes.plot([*wild], [limit] * len(wild), "^", color=COLOURS[split])  # it lies above
+            if wild:
+                axes.set_ylim(0, 1.05 * limit)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
