@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from pyconv import Backbone, get_model
+from pyconv import Backbone, DownloadError, get_model
 
 pytestmark = pytest.mark.ecosystem
 
@@ -78,3 +79,16 @@ def test_fewer_stages_and_other_images() -> None:
     )
     assert model(torch.randn(2, 4, 64, 96)).shape == (2, 3, 64, 96)
     assert model.encoder.out_channels == [4, 64, 256, 512]
+
+
+def test_pretrained_encoders_come_through_our_own_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import segmentation_models_pytorch as smp
+
+    import pyconv.integrations.timm  # noqa: F401
+
+    monkeypatch.setenv("PYCONV_OFFLINE", "1")
+    monkeypatch.setenv("PYCONV_HOME", str(tmp_path))
+    with pytest.raises(DownloadError, match="PYCONV_OFFLINE forbids its download"):
+        smp.Unet("tu-pyconvresnet50", encoder_weights="imagenet")

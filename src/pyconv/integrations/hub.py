@@ -16,6 +16,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +25,8 @@ from torch import nn
 
 from ..architectures import ARCHITECTURES, Architecture, Stage, Stem
 from ..backbone import image_channels
-from ..data.preprocess import IMAGENET, Preprocess
+from ..data import imagenet
+from ..data.preprocess import IMAGENET, Preprocess, expected_pixels
 from ..models.registry import published_pixels
 from ..resnet import ResNet
 from ..system.files import expanded, replacing, write_json
@@ -159,7 +161,9 @@ def from_pretrained(
 ) -> nn.Module:
     """Build the network of a folder or of a repository on the Hub, in eval mode.
 
-    It has ``classes``, their names or None, and ``transforms()``, the preprocessing.
+    ``model.classes`` lists the names of its classes, in the order of its outputs, and
+    ``model.transforms()`` is its preprocessing. Classes that nobody has named are ImageNet's if
+    there are 1000, else numbered.
 
     Args:
         pretrained_model_name_or_path: The folder, or the name of a repository.
@@ -215,7 +219,8 @@ def _config(
     options["dropout"] = float(getattr(model.dropout, "p", 0))
     with torch.device("meta"):
         twins = {stride: ResNet(row, **options, output_stride=stride) for stride in (32, 16, 8)}
-    options["output_stride"] = next(s for s in twins if twins[s].strides == model.strides)
+    like = [stride for stride, twin in twins.items() if twin.strides == model.strides]
+    options["output_stride"] = like[0] if like else 32
     parts, expected = _parts(model), _parts(twins[options["output_stride"]])
     changed = [key for key in parts | expected if parts.get(key) != expected.get(key)]
     if changed:
@@ -224,7 +229,7 @@ def _config(
     name = next((name for name, known in ARCHITECTURES.items() if known == row), None)
     config = {"library_name": LIBRARY, "architecture": name or asdict(row), **options}
     names = getattr(model, "classes", None) if classes is None else classes
-    if names is not None:
+    if names is not None and list(names) != _unnamed(options["num_classes"]):
         if len(names) != options["num_classes"]:
             raise ValueError(
                 f"There are {len(names)} names of classes, and the network has "
@@ -237,6 +242,12 @@ def _config(
     if preprocess is not None:
         config["images"] = asdict(preprocess)
     return config
+
+
+def _unnamed(count: int) -> list[str]:
+    """The names of classes that nobody has named."""
+    names = imagenet.class_names()
+    return list(names) if count == len(names) else [str(number) for number in range(count)]
 
 
 def _parts(model: nn.Module) -> dict[str, str]:
@@ -300,10 +311,12 @@ def _build(config: dict[str, Any], weights: Path, given: dict[str, Any]) -> ResN
     notes = checkpoint.Notes.of(config)
     known = isinstance(config["architecture"], str)
     pixels = notes.preprocess or (published_pixels(config["architecture"]) if known else IMAGENET)
-    same = notes.classes is not None and len(notes.classes) == model.num_classes
-    model.classes = notes.classes if same else None  # type: ignore[assignment]
-    # A bound method, which pickles and takes another crop= and resize=, as weights.transforms.
-    model.transforms = pixels.for_channels(image_channels(model)).sized  # type: ignore[assignment]
+    named = notes.classes is not None and len(notes.classes) == model.num_classes
+    names = notes.classes if named else _unnamed(model.num_classes)
+    model.classes = list(names or ())  # type: ignore[assignment]
+    model.transforms = partial(  # type: ignore[assignment]
+        expected_pixels, pixels, image_channels(model), network=str(weights)
+    )
     return model.to(torch.get_default_device(), torch.get_default_dtype()).eval()
 
 
