@@ -587,7 +587,7 @@ def test_without_the_package_safetensors_has_its_cure(
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     path = tmp_path / "c.safetensors"
     path.write_bytes(safetensors_bytes(dict(trained.state_dict())))
-    with pytest.raises(CheckpointError, match="pip install safetensors"):
+    with pytest.raises(CheckpointError, match=r"pip install 'torch-pyconv\[safetensors\]'"):
         pyconvresnet_tiny(weights=path)
 
 
