@@ -18,6 +18,7 @@ PACKAGES = {
     "pyconv.data": "Images and preprocessing",
     "pyconv.evaluate": "Evaluation",
     "pyconv.train": "Training",
+    "pyconv.viz": "Pictures",
 }
 
 

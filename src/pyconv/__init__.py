@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from . import data as data
     from . import evaluate as evaluate
     from . import train as train
+    from . import viz as viz
 else:  # type checkers read the names themselves
     __all__ = sorted(
         name
@@ -31,7 +32,7 @@ else:  # type checkers read the names themselves
     )
 
     def __getattr__(name: str) -> ModuleType:
-        """The modules of evaluation and training, imported when first asked for."""
-        if name in ("data", "evaluate", "train"):
+        """The modules of evaluation, training and pictures, imported when first asked for."""
+        if name in ("data", "evaluate", "train", "viz"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
