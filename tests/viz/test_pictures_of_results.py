@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pyconv.evaluate import Metrics, evaluate
 from pyconv.evaluate.report import predictions_csv
 from pyconv.viz.canvas import BLUE, RED
 from pyconv.viz.confusion import coarse, confusion_counts, most_confused, outcomes, percentages
+from pyconv.viz.curves import highest
 from pyconv.viz.sheet import guesses
 
 WEIGHTS = pyconv.PyConvResNetTiny_Weights.DEFAULT
@@ -217,10 +219,25 @@ def test_curves_are_those_of_the_log(tmp_path: Path) -> None:
     with (tmp_path / "log.csv").open("w", newline="") as file:
         csv.writer(file).writerows([columns, *rows])
     losses, accuracies = viz.training_curves(tmp_path, title="flowers").axes
-    assert [list(line.get_ydata()) for line in losses.lines] == [[2, 1], [2.5, 1.5]]
-    assert [list(line.get_ydata()) for line in accuracies.lines] == [[30, 60], [25, 50]]
+    assert [list(line.get_ydata()) for line in losses.lines[::2]] == [[2, 1], [2.5, 1.5]]
+    assert [list(line.get_ydata()) for line in accuracies.lines[::2]] == [[30, 60], [25, 50]]
     assert [text.get_text() for text in losses.get_legend().get_texts()] == ["train", "val"]
     with pytest.raises(ValueError, match=r"no column 'epoch'. Give the folder that pyconv-train"):
         viz.training_curves(__file__)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         viz.training_curves(tmp_path / "none")
+
+
+def test_a_wild_first_epoch_does_not_flatten_the_others() -> None:
+    assert highest([[7118.0, 2.1, 1.5, 1.2], [62477.0, 1.9, 1.6, 1.4]]) == 2.1
+    assert highest([[6.9, 2.1, 1.5], [6.5, 1.9, 1.6]]) == 6.9
+    assert highest([[2.0], [7000.0]]) == 7000.0
+    assert highest([[2.0, math.nan], [math.inf, 1.0]]) == 2.0
+    assert highest([[math.nan], [math.inf]]) == 1.0
+    columns = "epoch", "train_loss", "val_loss", "train_top1", "val_top1"
+    rows = [
+        dict(zip(columns, row, strict=True)) for row in ((1, 7118.0, 2.5, 1, 2), (2, 2, 2, 3, 4))
+    ]
+    losses = viz.training_curves(rows).axes[0]
+    assert losses.get_ylim() == pytest.approx((0, 1.05 * 2.5))
+    assert losses.get_legend().get_texts()[0].get_text() == "train, 7,118 in epoch 1"

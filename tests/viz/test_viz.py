@@ -26,6 +26,7 @@ import torch
 import pyconv
 assert "pyconv.viz" not in sys.modules
 viz, layer, image = pyconv.viz, pyconv.PyConv2d(3, 8, (3, 5), None), torch.rand(3, 16, 16)
+columns = "epoch", "train_loss", "val_loss", "train_top1", "val_top1"
 draw = [
     lambda: viz.pyramid(layer),
     lambda: viz.responses(layer, image),
@@ -33,7 +34,7 @@ draw = [
     lambda: viz.accuracy_against_cost(),
     lambda: viz.predictions(torch.ones(1, 1), [image]),
     lambda: viz.confusion_matrix([0, 1], [0, 0]),
-    lambda: viz.training_curves([]),
+    lambda: viz.training_curves([dict.fromkeys(columns, 1)]),
 ]
 sys.modules["matplotlib"] = None
 for each in draw:
