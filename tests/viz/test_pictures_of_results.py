@@ -95,6 +95,10 @@ def test_probabilities_are_told_as_they_are() -> None:
         "✓ cat  100 %",
     ]
     assert guesses(probabilities)[1].text == "class 1  70 %"
+    crane = guesses(probabilities, [1, 1, 0], ["crane", "crane"])  # ImageNet has two
+    assert [guess.right for guess in crane] == [False, True, True]
+    with pytest.raises(ValueError, match="label 'crane' is several of the 2 classes"):
+        guesses(probabilities, ["crane"], ["crane", "crane"])
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,8 @@ class Guess(NamedTuple):
 
     word: str  # of the class found most likely
     probability: float
-    truth: str | None  # the word of its label, if there is one
-
-    @property
-    def right(self) -> bool | None:
-        """Whether the class is that of the label; None without one."""
-        return None if self.truth is None else self.word == self.truth
+    truth: str | None = None  # the word of its label, if there is one
+    right: bool | None = None  # whether the class is that of the label
 
     @property
     def text(self) -> str:
@@ -79,23 +75,27 @@ def guesses(
             "Each row of probabilities must be positive with the sum 1. Of logits: "
             "logits.softmax(1)."
         )
-    truths: list[str | None] = [None] * len(probabilities)
-    if labels is not None:
-        truths = [_word(label, words) for label in listed(labels)]
-    if len(truths) != len(probabilities):
-        raise ValueError(f"There are {len(probabilities)} images and {len(truths)} labels.")
     best, positions = probabilities.max(1)
-    rows = zip(positions.tolist(), best.tolist(), truths, strict=True)
-    return [Guess(words[position], probability, truth) for position, probability, truth in rows]
+    found = list(zip(positions.tolist(), best.tolist(), strict=True))
+    if labels is None:
+        return [Guess(words[position], probability) for position, probability in found]
+    truths = [_position(label, words) for label in listed(labels)]
+    if len(truths) != len(found):
+        raise ValueError(f"There are {len(found)} images and {len(truths)} labels.")
+    return [
+        Guess(words[position], probability, words[truth], position == truth)
+        for (position, probability), truth in zip(found, truths, strict=True)
+    ]
 
 
-def _word(label: int | str, words: Sequence[str]) -> str:
+def _position(label: int | str, words: Sequence[str]) -> int:
     if isinstance(label, str):
-        if label in words:
-            return label
-        raise ValueError(f"The label {label!r} is none of the {len(words)} classes.")
+        if words.count(label) == 1:
+            return words.index(label)
+        many = "several" if label in words else "none"
+        raise ValueError(f"The label {label!r} is {many} of the {len(words)} classes.")
     if 0 <= label < len(words):
-        return words[label]
+        return label
     raise ValueError(f"The label {label} is none of the classes 0 to {len(words) - 1}.")
 
 
