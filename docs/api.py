@@ -19,6 +19,7 @@ PACKAGES = {
     "pyconv.predict": "Prediction",
     "pyconv.evaluate": "Evaluation",
     "pyconv.train": "Training",
+    "pyconv.viz": "Pictures",
 }
 
 

@@ -31,9 +31,10 @@ BELOW = {
     "data": "system",
     "weights": "architectures data resnet system",
     "models": "architectures backbone data resnet system weights",
+    "viz": "architectures backbone data layers system weights",
     "evaluate": "architectures backbone data models resnet system weights",
     "predict": "data models system weights",
-    "train": "architectures backbone data evaluate models resnet system weights",
+    "train": "architectures backbone data evaluate models resnet system viz weights",
     "integrations": "architectures backbone data layers levels models resnet speed system weights",
     "speed": "layers levels onednn replaceable resnet system",
 }

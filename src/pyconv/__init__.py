@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from . import evaluate as evaluate
     from . import predict as predict
     from . import train as train
+    from . import viz as viz
 else:  # type checkers read the names themselves
     __all__ = sorted(
         name
@@ -32,7 +33,7 @@ else:  # type checkers read the names themselves
     )
 
     def __getattr__(name: str) -> ModuleType:
-        """The modules of evaluation, training and prediction, imported when first asked for."""
-        if name in ("data", "evaluate", "predict", "train"):
+        """The modules of what is done with networks, imported when first asked for."""
+        if name in ("data", "evaluate", "predict", "train", "viz"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
