@@ -58,7 +58,9 @@ def seconds(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     text = "Train a network on labelled images."
     parser = commands.parser("pyconv-train", text, EXAMPLES, EXIT_CODES)
-    parser.add_argument("data", type=Path, help="folder with train/ and val/, or see --val-fraction")
+    parser.add_argument(
+        "data", type=Path, help="folder with train/ and val/, or see --val-fraction"
+    )
     parser.add_argument("--model", required=True, help="of pyconv.list_models(), or module:factory")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument(
