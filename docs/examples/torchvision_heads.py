@@ -10,6 +10,7 @@ Three images are learned by heart: this shows that heads and gradients fit toget
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,18 @@ def drawn(model: torch.nn.Module, images: Tensor) -> Tensor:
             shown = [colours[label] for label in best["labels"]]
             picture = draw_segmentation_masks(picture, best["masks"][:, 0] > 0.5, 0.6, shown)
         shown = [colours[label] for label in best["labels"]]
+        if not shown:
+            pictures.append(picture)
+            continue
         words = [
             f"{CLASSES[c]} {s:.2f}" for c, s in zip(best["labels"], best["scores"], strict=True)
         ]
-        pictures.append(draw_bounding_boxes(picture, best["boxes"], words, shown, width=2))
+        pictures.append(
+            draw_bounding_boxes(
+                picture, best["boxes"], words, shown, width=2, label_background_colors=shown,
+                label_colors="black", fill_labels=True,
+            )
+        )  # fmt: skip
     return make_grid(pictures)
 
 
@@ -178,10 +187,13 @@ def main() -> None:
     if arguments.picture:
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(len(rows), 1, figsize=(5, 1.9 * len(rows)), squeeze=False)
-        for ax, (name, row) in zip(axes.flat, rows.items(), strict=True):
+        lines = math.ceil(len(rows) / 2)
+        figure, axes = plt.subplots(lines, 2, figsize=(8, 1.55 * lines), squeeze=False)
+        for ax in axes.flat:
+            ax.axis("off")
+        for ax, (name, row) in zip(axes.flat, rows.items(), strict=False):
             ax.imshow(row.permute(1, 2, 0))
-            ax.set(ylabel=name, xticks=[], yticks=[])
+            ax.set_title(name, fontsize=9, pad=3)
         figure.tight_layout(pad=0.3)
         figure.savefig(arguments.picture, dpi=110)
 
