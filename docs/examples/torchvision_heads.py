@@ -3,7 +3,8 @@
     pip install torch-pyconv scikit-image matplotlib
     python docs/examples/torchvision_heads.py --picture heads.jpg
 
-The photographs lie in the wheel of scikit-image. Their labels were drawn by hand, as polygons.
+The photographs lie in the wheel of scikit-image: by NASA (public domain), Rachel Michetti and
+Stefan van der Walt (both CC0). Their labels were drawn by hand, as polygons.
 Three images are learned by heart: this shows that heads and gradients fit together, no more.
 """
 
@@ -27,6 +28,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from pyconv import Backbone, get_model
 from pyconv.integrations.torchvision import fpn_backbone
 
+DETECTORS = (FasterRCNN, RetinaNet, SSD)  # MaskRCNN is a FasterRCNN
 CLASSES = ("background", "person", "cup", "cat")
 OUTLINES = {  # x and y of corners, as parts of the photograph's width and height
     "astronaut": [
@@ -106,7 +108,7 @@ def photographs(size: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
 
 def loss_of(model: torch.nn.Module, images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
     """The loss of a head in training: the sum of a detector's own, or that of the pixels."""
-    if isinstance(model, (FasterRCNN, RetinaNet, SSD)):  # MaskRCNN is a FasterRCNN
+    if isinstance(model, DETECTORS):
         losses: list[Tensor] = list(model([*images], targets).values())
         return torch.stack(losses).sum()
     truth = torch.stack([t["masks"][0].long() * t["labels"] for t in targets])
@@ -134,7 +136,7 @@ def drawn(model: torch.nn.Module, images: Tensor) -> Tensor:
     from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
     colours, pictures = ["black", "orange", "cyan", "magenta"], []
-    detects = isinstance(model, (FasterRCNN, RetinaNet, SSD))
+    detects = isinstance(model, DETECTORS)
     found = model.eval()([*images] if detects else (images - 0.45) / 0.225)
     for index, picture in enumerate(images.mul(255).byte()):
         if not detects:
@@ -143,22 +145,20 @@ def drawn(model: torch.nn.Module, images: Tensor) -> Tensor:
             pictures.append(draw_segmentation_masks(picture, masks, 0.6, colours[1:]))
             continue
         best = {key: value[found[index]["scores"] > 0.5] for key, value in found[index].items()}
-        if "masks" in best and len(best["masks"]):
-            shown = [colours[label] for label in best["labels"]]
-            picture = draw_segmentation_masks(picture, best["masks"][:, 0] > 0.5, 0.6, shown)
         shown = [colours[label] for label in best["labels"]]
-        if not shown:
-            pictures.append(picture)
-            continue
         words = [
             f"{CLASSES[c]} {s:.2f}" for c, s in zip(best["labels"], best["scores"], strict=True)
         ]
-        pictures.append(
-            draw_bounding_boxes(
-                picture, best["boxes"], words, shown, width=2, label_background_colors=shown,
-                label_colors="black", fill_labels=True,
-            )
-        )  # fmt: skip
+        if shown and "masks" in best:
+            picture = draw_segmentation_masks(picture, best["masks"][:, 0] > 0.5, 0.6, shown)
+        if shown:
+            filled = {
+                "label_background_colors": shown,
+                "label_colors": "black",
+                "fill_labels": True,
+            }
+            picture = draw_bounding_boxes(picture, best["boxes"], words, shown, width=2, **filled)
+        pictures.append(picture)
     return make_grid(pictures)
 
 
