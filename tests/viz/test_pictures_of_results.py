@@ -236,6 +236,8 @@ def test_a_wild_first_epoch_does_not_flatten_the_others() -> None:
     assert highest([[7118.0, 2.1, 1.5, 1.2], [62477.0, 1.9, 1.6, 1.4]]) == 2.1
     assert highest([[6.9, 2.1, 1.5], [6.5, 1.9, 1.6]]) == 6.9
     assert highest([[2.0], [7000.0]]) == 7000.0
+    falling = [7 * 0.85**epoch for epoch in range(40)]  # to a hundredth of the first
+    assert highest([falling, falling]) == 7
     assert highest([[2.0, math.nan], [math.inf, 1.0]]) == 2.0
     assert highest([[math.nan], [math.inf]]) == 1.0
     columns = "epoch", "train_loss", "val_loss", "train_top1", "val_top1"
