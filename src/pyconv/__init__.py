@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import data as data
     from . import evaluate as evaluate
+    from . import predict as predict
     from . import train as train
     from . import viz as viz
 else:  # type checkers read the names themselves
@@ -32,7 +33,7 @@ else:  # type checkers read the names themselves
     )
 
     def __getattr__(name: str) -> ModuleType:
-        """The modules of evaluation, training and pictures, imported when first asked for."""
-        if name in ("data", "evaluate", "train", "viz"):
+        """The modules of what is done with networks, imported when first asked for."""
+        if name in ("data", "evaluate", "predict", "train", "viz"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
