@@ -71,14 +71,7 @@ def test_a_sheet_says_what_the_network_says(images: ImageList, metrics: Metrics)
 
 
 def test_a_sheet_takes_classes_and_pixels_from_a_model_that_knows_them(images: ImageList) -> None:
-    class Knowing(pyconv.ResNet):
-        classes = tuple(WORDS)
-
-        def transforms(self) -> pyconv.data.Preprocess:
-            return WEIGHTS.transforms()
-
-    model = Knowing(pyconv.ARCHITECTURES["pyconvresnet_tiny"])
-    model.load_state_dict(WEIGHTS.get_state_dict())
+    model = pyconv.load(WEIGHTS)
     path, label = images.samples[50]
     (axes,) = viz.predictions(model, [path], [WORDS[label]]).axes
     assert axes.get_xlabel().startswith(f"✓ {WORDS[label]}")
@@ -95,6 +88,7 @@ def test_probabilities_are_told_as_they_are() -> None:
         "✓ cat  100 %",
     ]
     assert guesses(probabilities)[1].text == "class 1  70 %"
+    assert guesses(probabilities, classes=synsets()[:2])[1].word == class_names()[1]
     crane = guesses(probabilities, [1, 1, 0], ["crane", "crane"])  # ImageNet has two
     assert [guess.right for guess in crane] == [False, True, True]
     with pytest.raises(ValueError, match="label 'crane' is several of the 2 classes"):
