@@ -13,6 +13,7 @@ from .backbone import *
 from .convert import *
 from .layers import *
 from .models import *
+from .pyconvsegnet import *
 from .resnet import *
 from .speed import optimize as optimize  # this line makes all of it fast; without, it is complete
 from .weights import *
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import data as data
     from . import evaluate as evaluate
+    from . import segmentation as segmentation
     from . import train as train
 else:  # type checkers read the names themselves
     __all__ = sorted(
@@ -31,7 +33,7 @@ else:  # type checkers read the names themselves
     )
 
     def __getattr__(name: str) -> ModuleType:
-        """The modules of evaluation and training, imported when first asked for."""
-        if name in ("data", "evaluate", "train"):
+        """The modules of evaluation, training and segmentation, imported when first asked for."""
+        if name in ("data", "evaluate", "segmentation", "train"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

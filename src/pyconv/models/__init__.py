@@ -3,3 +3,4 @@
 
 from .factories import *
 from .registry import *
+from .segmentation import *

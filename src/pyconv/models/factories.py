@@ -39,6 +39,8 @@ class ModelOptions(TypedDict, total=False):
     zero_init_residual: bool
     norm_layer: NormLayer | None
     output_stride: int
+    weights_backbone: WeightsEnum | str | Path | None  # this and the next of segmentation networks
+    aux: bool | None
 
 
 class Factory(Protocol):
@@ -142,7 +144,7 @@ def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOpt
             imported, or its factory does not take an option.
     """
     network = find_model(name)
-    if network.row is not None:
+    if network.loads:
         return network.factory(pretrained, **options)
     progress = options.pop("progress", True)
     weights = resolve_weights(name, pretrained, options.pop("weights", None))
@@ -178,7 +180,7 @@ def options_for(name: str, path: Path) -> dict[str, Any]:
         CheckpointError, OSError: if the file cannot be read.
     """
     network, state = find_model(name), checkpoint.read(path, tell=False)
-    if network.row is not None:
+    if network.loads:
         with torch.device("meta"):
             return checkpoint.sizes(state, network.factory())
     probe = _call(network, {"num_classes": 1})  # it says how its modules are named
