@@ -85,7 +85,7 @@ def published_pixels(name: str) -> Preprocess:
     network = find_model(name)
     if network.task == "segmentation":
         raise ValueError(
-            f"{name} gives a class to each pixel, not to an image: evaluate it with pyconv-segment."
+            f"{name} gives a class to each pixel, not to an image: that is for pyconv-segment."
         )
     weights = network.weights
     return IMAGENET if weights is None else weights["DEFAULT"].value.preprocess
