@@ -17,6 +17,7 @@ PACKAGES = {
     "pyconv.weights.drive": "Downloading",
     "pyconv.data": "Images and preprocessing",
     "pyconv.evaluate": "Evaluation",
+    "pyconv.segmentation": "Segmentation",
     "pyconv.train": "Training",
 }
 

@@ -25,6 +25,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 MODULES = {
     "pyconv-eval": "pyconv.evaluate",
+    "pyconv-segment": "pyconv.segmentation",
     "pyconv-train": "pyconv.train",
     "pyconv-weights": "pyconv.weights",
 }

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, cat, nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .architectures import ARCHITECTURES, Architecture
@@ -58,6 +59,13 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode="bilinear", align_corners=True)
 
 
+def _cut(x: Tensor, height: int, width: int) -> Tensor:
+    """The first rows and columns of a map."""
+    if torch.compiler.is_compiling():  # torch.export would take the size of a view for fixed
+        return F.pad(x, [0, width - x.shape[-1], 0, height - x.shape[-2]])
+    return x[..., :height, :width]
+
+
 class _Local(nn.Module):
     """What is seen around each pixel of the map."""
 
@@ -89,7 +97,7 @@ class _Merge(nn.Module):
         self.features: nn.Sequential = nn.Sequential(*_unit(_conv(3), 2 * WIDTH, MERGED, norm))
 
     def forward(self, nearby: Tensor, everywhere: Tensor) -> Tensor:
-        return in_turn(self.features, cat([nearby, everywhere], 1))
+        return in_turn(self.features, torch.cat([nearby, everywhere], 1))
 
 
 class PyConvHead(nn.Module):
@@ -199,7 +207,7 @@ class PyConvSegNet(nn.Module):
         full_height, full_width = x.shape[-2], x.shape[-1]
 
         def logits(classifier: nn.Module, features: Tensor) -> Tensor:
-            return _resize(classifier(features), full_height, full_width)[..., :height, :width]
+            return _cut(_resize(classifier(features), full_height, full_width), height, width)
 
         x = in_turn(self.stem, x)
         before = x

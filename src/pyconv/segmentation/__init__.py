@@ -8,7 +8,7 @@ from ..pyconvsegnet import PyConvHead, PyConvSegNet
 from .counts import PixelMetrics, evaluate
 from .labels import LabelledPhotos, find_photos
 from .picture import overlay
-from .predict import PUBLISHED_SCALES, predict
+from .prediction import PUBLISHED_SCALES, predict
 
 if not TYPE_CHECKING:
     __all__ = [

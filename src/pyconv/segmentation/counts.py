@@ -19,7 +19,7 @@ from ..system.failures import is_memory
 from ..system.processes import World
 from ..system.streams import message
 from .labels import LabelledPhotos
-from .predict import predict
+from .prediction import predict
 
 __all__ = ["PixelMetrics", "count", "evaluate"]
 

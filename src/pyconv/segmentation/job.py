@@ -18,7 +18,7 @@ from ..system import devices
 from ..system.files import expanded
 from ..weights.rows import WeightsEnum
 from .labels import LabelledPhotos, find_photos, read_names
-from .predict import PUBLISHED_SCALES
+from .prediction import PUBLISHED_SCALES
 
 __all__ = ["Job", "decide"]
 

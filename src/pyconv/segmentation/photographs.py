@@ -17,7 +17,7 @@ from ..system.streams import message
 from . import report
 from .job import Job
 from .picture import overlay, shares
-from .predict import predict
+from .prediction import predict
 
 __all__ = ["segment"]
 
