@@ -1,6 +1,6 @@
 """A head that learns: PyConvSegNet over the frozen network of the sample, on mosaics of its images.
 
-    python docs/segmentation_example.py            # about two minutes on two cores
+    python docs/segmentation_example.py            # some minutes on two cores
     python docs/segmentation_example.py --steps 300 --json out.json
 
 The 1,000 photographs of the sample (Fashion-MNIST: grey, 28x28) come with the library. Each shows
@@ -32,6 +32,10 @@ SIDE = 28  # pixels of a photograph
 SHIFT = 3  # pixels that a photograph is moved by at most
 WEIGHTS = pyconv.PyConvResNetTiny_Weights.DEFAULT
 NAMES = ("background", *WEIGHTS.meta["categories"])
+COLORS = [
+    (0, 0, 0), (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
+    (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
+]  # fmt: skip
 
 
 def photographs() -> tuple[Tensor, Tensor]:
@@ -130,8 +134,8 @@ def draw(losses: list[float], image: Tensor, labels: Tensor, classes: Tensor) ->
     photo = large(image).expand(3, -1, -1)
     parts = [
         overlay(photo, torch.full(photo.shape[1:], -1), legend=False),
-        overlay(photo, large(labels), NAMES, legend=False),
-        overlay(photo, large(classes), NAMES),
+        overlay(photo, large(labels), NAMES, COLORS, legend=False),
+        overlay(photo, large(classes), NAMES, COLORS),
     ]
     canvas = Image.new("RGB", (sum(p.width + 8 for p in parts), parts[-1].height), "white")
     left = 0
@@ -143,7 +147,7 @@ def draw(losses: list[float], image: Tensor, labels: Tensor, classes: Tensor) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--tiles", type=int, default=4)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

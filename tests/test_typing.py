@@ -68,7 +68,6 @@ WRONG = {
     "layer: PyConv2d = pyconv.optimize(PyConv2d(64, 64))": "expression has type Module",
     "PyConvResNet50_Weights.IMAGENET1K_V3": 'has no attribute "IMAGENET1K_V3"',
     "pyconvsegnet_pyconvresnet50(classes=3)": 'Unexpected keyword argument "classes"',
-    "predict(segmenter, weight, windows=3)": "No overload variant",
     "from pyconv import pyconvresnet51": 'has no attribute "pyconvresnet51"',
     "from pyconv import PyConvResNet51_Weights": 'has no attribute "PyConvResNet51_Weights"',
 }
