@@ -6,8 +6,8 @@
 One image of 473x473. The baseline is the original's computation: NCHW, native grouped convolutions,
 norms not folded, float32. All rows run in one process, in turns; a figure is the median over rounds
 of the baseline's time divided by the row's of the same round. The backbone's rows are its stem and
-stages, dilated as in the network; without dilation they are those of ``speed.py``. The last lines
-say how much of the time of each row lies in the backbone, where the rest is the head's.
+stages, dilated as in the network; with ``--plain`` also as they are without. The last lines say how
+much of the time lies in the backbone; the rest is the head's.
 """
 
 from __future__ import annotations
@@ -66,15 +66,17 @@ def main() -> None:
     parser.add_argument("--backbone", default="pyconvresnet50")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", type=int, default=473)
+    parser.add_argument("--plain", action="store_true", help="the backbone without dilation, too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
     row, x = ARCHITECTURES[args.backbone], torch.randn(1, 3, args.size, args.size)
     networks = {
         "network": PyConvSegNet(dilated(row)),
-        "dilated backbone": Features(dilated(row)),
-        "plain backbone": Features(ResNet(row)),
+        "backbone": Features(dilated(row)),
     }
+    if args.plain:
+        networks["plain backbone"] = Features(ResNet(row))
     all_runs: dict[str, Callable[[], object]] = {}
     for name, model in networks.items():
         all_runs |= runs(name, model.eval(), x)
@@ -86,7 +88,7 @@ def main() -> None:
         rows[name] = {"ms": 1e3 * statistics.median(seconds), "speed-up": ratio(base, seconds)}
         print(f"{name:40} {rows[name]['ms']:8.0f} ms  {rows[name]['speed-up']:5.2f}")
     for kind in sorted({name.split(", ")[1] for name in times}):
-        share = ratio(times[f"dilated backbone, {kind}"], times[f"network, {kind}"])
+        share = ratio(times[f"backbone, {kind}"], times[f"network, {kind}"])
         print(f"share of the backbone, {kind}: {100 * share:.0f} %")
     if args.json is not None:
         result = {"machine": describe(), "backbone": args.backbone, "rows": rows}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import golden
@@ -56,7 +56,13 @@ def test_layout_and_parameters_are_those_of_the_published_files(name: str) -> No
     assert names == [key for key, *_ in rows[: -len(GOLDENS["head"])]]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.endswith("50") else pytest.param(name, marks=pytest.mark.ecosystem)
+        for name in NETWORKS  # the deeper ones differ in their numbers of blocks, and take a minute
+    ],
+)
 def test_outputs_are_the_originals(name: str) -> None:
     model = filled(name)
     for expected in NETWORKS[name]["forward"]:
@@ -206,24 +212,23 @@ def test_wrong_options_are_one_sentence(build: Any, words: str) -> None:
         build()
 
 
-def test_it_is_copied_and_exported_as_it_is() -> None:
-    """torch.export, for another size as well."""
+def test_it_is_exported_for_any_size() -> None:
     model, images = small(5).eval(), torch.randn(1, 3, 65, 73)
     size = dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)
     program = torch.export.export(model, (images,), dynamic_shapes=(size,)).module()
-    other = torch.randn(1, 3, 50, 81)
     with torch.inference_mode():
-        for x in (images, other):
+        for x in (images, torch.randn(1, 3, 50, 81)):
             torch.testing.assert_close(program(x)["out"], model(x)["out"])
-        torch.testing.assert_close(copy.deepcopy(model)(images), model(images))
 
 
-def test_onnx_computes_the_same(tmp_path: Any) -> None:
+def test_onnx_computes_the_same(tmp_path: Path) -> None:
+    """Of an image whose sides are not 8k + 1."""
     import onnxruntime
 
     model, images = small(5).eval(), torch.randn(1, 3, 60, 73)
     path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (images,), path, dynamo=True, verbose=False)
+    program = torch.export.export(model, (images,))
+    torch.onnx.export(program, (), path, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (out,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.inference_mode():

@@ -110,9 +110,16 @@ def test_pixels_are_counted_as_one_by_one(
     "start",
     [
         ("pyconv.segmentation", "--nproc-per-node", "3"),
-        (
-            *("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *("-m", "pyconv.segmentation"),
+        pytest.param(
+            (
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                "2",
+                "-m",
+                "pyconv.segmentation",
+            ),
+            marks=pytest.mark.ecosystem,
         ),
     ],
     ids=["3 of its own", "2 of torchrun's"],
@@ -254,9 +261,10 @@ def test_a_photograph_that_cannot_be_read_costs_no_other(
     assert (tmp_path / "fine-segmented.png").exists()
 
 
-def test_optimised_and_in_bfloat16(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+def test_optimised_and_in_bfloat16(checkpoint: Path, tmp_path: Path) -> None:
     import pyconv
 
+    data = segmentation_data.ade20k(tmp_path / "data", 2)
     words = ("--data", data, "--checkpoint", checkpoint)
     _, plain = run(tmp_path / "a.json", *words)
     _, half = run(tmp_path / "b.json", *words, "--dtype", "bfloat16")

@@ -208,7 +208,7 @@ def _average(
             count[y : y + window, x : x + window] += 1
         done(len(some))
     left, _, above, _ = view.padding
-    return (total / count)[:, above : above + view.height, left : left + view.width]
+    return total.div_(count)[:, above : above + view.height, left : left + view.width]
 
 
 def _whole(
