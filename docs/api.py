@@ -16,9 +16,11 @@ PACKAGES = {
     "pyconv.weights.checkpoint": "Reading checkpoints",
     "pyconv.weights.drive": "Downloading",
     "pyconv.data": "Images and preprocessing",
+    "pyconv.predict": "Prediction",
     "pyconv.evaluate": "Evaluation",
     "pyconv.segmentation": "Segmentation",
     "pyconv.train": "Training",
+    "pyconv.viz": "Pictures",
 }
 
 

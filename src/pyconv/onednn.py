@@ -1,7 +1,8 @@
 """The convolutions that oneDNN computes wrongly, without an error, and what is done instead.
 
 PyTorch computes on the CPU by oneDNN. :func:`miscomputed` says which convolutions come out grossly
-wrong; pyramids compute such levels in a wider dtype, and round once.
+wrong; pyramids compute such levels in a wider dtype, and round once, and so do :func:`conv` and
+:func:`conv_gradients`, of which faster algorithms are made.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from .system.processor import computes_in, has_amx, is_exporting, processor
 
@@ -22,6 +24,8 @@ __all__ = [
     "Geometry",
     "computed_in",
     "computed_rightly",
+    "conv",
+    "conv_gradients",
     "geometry_of",
     "miscomputed",
     "right_dtype",
@@ -107,6 +111,40 @@ def _widened(level: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         out: Tensor = functional_call(level, wide, (x.to(dtype),))
     return out
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """``[N, in, *size]``, ``[out, in / g, *k]``, ``[out]`` -> ``[N, out, *map]``."""
+    function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
+    groups, stride, padding, dilation = geometry
+    dtype, device = computed_in(x), x.device.type
+    size, learns = x.shape[2 - weight.dim() :], torch.is_grad_enabled() and weight.requires_grad
+    right = right_dtype(size, weight.shape, geometry, dtype, device, learns)
+    # Where dtypes differ, PyTorch has something to say.
+    if right != dtype and all(t is None or computed_in(t) == dtype for t in (weight, bias)):
+        tensors = [None if t is None else t.to(right) for t in (x, weight, bias)]
+        with torch.autocast(device, enabled=False):
+            return function(*tensors, stride, padding, dilation, groups).to(dtype)
+    return function(x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    wanted: tuple[bool, bool] = (True, True),
+) -> tuple[Any, Any]:
+    """The gradients with respect to input and weight; None for one that is not wanted."""
+    groups, stride, padding, dilation = geometry
+    right = right_dtype(x.shape[2:], weight.shape, geometry, x.dtype, x.device.type, wanted[1])
+    tensors = [tensor.to(right) for tensor in (grad, x, weight)]
+    none = [0] * len(stride)
+    found = torch.ops.aten.convolution_backward(
+        *tensors, None, stride, padding, dilation, False, none, groups, [*wanted, False]
+    )
+    grad_x, grad_weight = (None if t is None else t.to(x.dtype) for t in found[:2])
+    return grad_x, grad_weight
 
 
 def right_dtype(

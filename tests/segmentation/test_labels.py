@@ -11,7 +11,7 @@ import segmentation_data
 from PIL import Image
 
 from pyconv.data import ade20k
-from pyconv.segmentation import find_photos
+from pyconv.segmentation import find_labelled_photos
 from pyconv.segmentation.labels import read_labels, read_names
 
 
@@ -22,7 +22,7 @@ def save(path: Path, numbers: np.ndarray, mode: str | None = None) -> Path:
 
 
 def test_ade20ks_folders(tmp_path: Path) -> None:
-    found = find_photos(segmentation_data.ade20k(tmp_path))
+    found = find_labelled_photos(segmentation_data.ade20k(tmp_path))
     assert len(found.samples) == 7
     assert found.names == ade20k.class_names()
     assert found.first == 1 and found.left_out == ()
@@ -44,7 +44,7 @@ def test_folders_of_ones_own(tmp_path: Path, name: str, split: str) -> None:
         photos.write(tmp_path / name / split / "deep" / f"{n}.png", photos.encode(labels, "PNG"))
     photos.write(tmp_path / "images" / split / "alone.jpg", b"")
     photos.write(tmp_path / name / split / "lost.png", b"")
-    found = find_photos(tmp_path, ["road", "sky"])
+    found = find_labelled_photos(tmp_path, ["road", "sky"])
     assert len(found.samples) == 3 and found.first == 0
     assert [line.split(":")[0] for line in found.left_out] == [
         "1 .jpg file is left out, without a label map",
@@ -83,13 +83,13 @@ def test_what_is_no_label_map_is_named(tmp_path: Path) -> None:
 
 def test_folders_without_label_maps_say_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no folder"):
-        find_photos(tmp_path / "nowhere")
+        find_labelled_photos(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no folders images and annotations"):
-        find_photos(tmp_path)
+        find_labelled_photos(tmp_path)
     photos.write(tmp_path / "images/a.jpg", b"")
     photos.write(tmp_path / "annotations/b.png", b"")
     with pytest.raises(ValueError, match=r"No image .* a\.jpg belongs to a\.png"):
-        find_photos(tmp_path)
+        find_labelled_photos(tmp_path)
 
 
 def test_names_of_classes(tmp_path: Path) -> None:

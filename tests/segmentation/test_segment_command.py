@@ -23,7 +23,7 @@ from segmentation_data import small
 from pyconv.data import ade20k
 from pyconv.data.preprocess import WholeImage
 from pyconv.evaluate.__main__ import main as evaluate_main
-from pyconv.segmentation import PixelMetrics, find_photos, predict
+from pyconv.segmentation import PixelMetrics, find_labelled_photos, predict
 from pyconv.segmentation.__main__ import main
 from pyconv.train.__main__ import main as train_main
 
@@ -64,7 +64,7 @@ def counted(checkpoint: Path, data: Path) -> dict[str, list[int]]:
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     model.load_state_dict({key.removeprefix("module."): t for key, t in state.items()})
     counts = {name: [0, 0, 0] for name in ade20k.class_names()}
-    for image, labels in find_photos(data).samples:
+    for image, labels in find_labelled_photos(data).samples:
         found = predict(model, Image.open(image), window=33, scales=(0.1, 0.125)).numpy()
         true = np.asarray(Image.open(labels)).astype(int) - 1
         for n, name in enumerate(counts):
@@ -280,7 +280,7 @@ WRONG = [
     ([], "give either photographs or --data"),
     (["a.jpg", "--data", "."], "give either photographs or --data"),
     (["a.jpg"], "--output is missing"),
-    (["a.jpg", "--output", "o"], "There is no file a.jpg"),
+    (["a.jpg", "--output", "o"], "There is no file or folder a.jpg"),
     (["--data", ".", "--output", "o"], "--data writes no pictures"),
     (["--data", ".", "--published", "--scales", "1"], "--published has its own scales"),
     (["--data", ".", "--scales", "1,x"], "'1,x' is no list of scales such as 0.75,1,1.25"),

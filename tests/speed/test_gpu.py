@@ -1,33 +1,21 @@
-"""On a GPU: equal algorithms, the table followed, and commands that count and learn the same.
-
-The machines of the continuous integration have none; run this file where there is one.
-"""
+"""On a GPU: equal algorithms, and the table followed. Run this file where there is one."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
-from pathlib import Path
 
 import pytest
 import torch
 from equality import error
 from torch import Tensor, nn
-from train_fixtures import assert_same_weights, make_tree
 
 import pyconv
-from pyconv import PyConv2d, PyConvResNetTiny_Weights, optimize
-from pyconv.data import find_images, make_loader
-from pyconv.evaluate import evaluate
+from pyconv import PyConv2d, optimize
 from pyconv.onednn import Geometry
-from pyconv.speed import choice, pin, table
+from pyconv.speed import autotune, choice, pin, table
 from pyconv.speed.algorithms import NATIVE, Algorithms
 from pyconv.speed.gradients import convolve
 from pyconv.speed.problem import Problem, algorithms_for
-from pyconv.train import TrainOptions, train
-from pyconv.train.recipe import PAPER
-from pyconv.weights.rows import sample_file
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -111,44 +99,7 @@ def test_autotune_times_a_shape_once(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = PyConv2d(64, 64).cuda(), torch.randn(8, 64, 28, 28, device="cuda")
     with torch.no_grad():
         expected = layer(x)
-        with pyconv.autotune():
+        with autotune():
             assert error(layer(x), expected) < 2e-3
             layer(x)
     assert len(choice.TIMED) == 3
-
-
-@pytest.mark.parametrize("optimized", [False, True], ids=["as it is", "optimised"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_sample_counts_as_on_record(dtype: torch.dtype, optimized: bool) -> None:
-    weights = PyConvResNetTiny_Weights.DEFAULT
-    record = json.loads(sample_file("record.json").read_text("utf-8"))
-    pixels = weights.transforms()
-    loader = make_loader(find_images(sample_file("images")), pixels, 64, 0, pin_memory=True)
-    model: nn.Module = pyconv.pyconvresnet_tiny(weights=weights).cuda().eval()
-    if optimized:
-        model = optimize(model, torch.zeros(64, 1, 28, 28, device="cuda"), dtype=dtype)
-    found = evaluate(
-        model.to(dtype), loader, normalise=pixels.normalise, device="cuda", dtype=dtype
-    )
-    assert found.images == 1000
-    assert abs(found.correct1 - record["correct1"]) <= (1 if dtype == torch.float32 else 5)
-
-
-def test_a_run_stopped_after_every_step_ends_with_the_same_bits(tmp_path: Path) -> None:
-    tree = make_tree(tmp_path / "tree")
-    recipe = dataclasses.replace(PAPER, epochs=2, batch_size=16, lr=0.02, milestones=(1,))
-    recipe = dataclasses.replace(recipe, precision="bfloat16")
-    options = TrainOptions(workers=0, device="cuda", deterministic=True)
-
-    def go(output: str, **limit: float) -> int:
-        step = dataclasses.replace(options, **limit)  # type: ignore[arg-type]
-        place, model = tmp_path / output, "pyconvresnet_tiny"
-        return train(tree, place, model=model, recipe=recipe, options=step).exit_code
-
-    assert go("whole") == 0
-    codes = [go("parts", time_limit=1e-9)]
-    while codes[-1]:
-        codes.append(go("parts", time_limit=1e-9))
-        assert len(codes) < 20
-    assert len(codes) > 4
-    assert_same_weights(tmp_path / "parts", tmp_path / "whole")

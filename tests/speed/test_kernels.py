@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from torch import Tensor, library
 
 from pyconv.onednn import Geometry
+from pyconv.onednn import conv as native
 from pyconv.speed import kernels
-from pyconv.speed.convolution import conv as native
 from pyconv.speed.direct import direct, fits, grad_inputs, grad_weights
 
 

@@ -76,18 +76,27 @@ def find_model(name: str) -> Registered:
     return Registered(plain, own)
 
 
-def published_pixels(name: str) -> Preprocess:
-    """The preprocessing that the weights of a classifier are published with; else ImageNet's.
+def find_classifier(name: str) -> Registered:
+    """As :func:`find_model`, of a network that gives a class to each image.
 
     Raises:
-        ValueError: if there is no such network, or it is no classifier.
+        ValueError: if there is no such network, or it gives a class to each pixel.
     """
     network = find_model(name)
     if network.task == "segmentation":
         raise ValueError(
             f"{name} gives a class to each pixel, not to an image: that is for pyconv-segment."
         )
-    weights = network.weights
+    return network
+
+
+def published_pixels(name: str) -> Preprocess:
+    """The preprocessing that the weights of a classifier are published with; else ImageNet's.
+
+    Raises:
+        ValueError: if there is no such network, or it is no classifier.
+    """
+    weights = find_classifier(name).weights
     return IMAGENET if weights is None else weights["DEFAULT"].value.preprocess
 
 

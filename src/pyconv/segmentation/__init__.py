@@ -9,7 +9,7 @@ from ..pyconvsegnet import PyConvSegNet as PyConvSegNet
 from .counts import PixelMetrics as PixelMetrics
 from .counts import evaluate as evaluate
 from .labels import LabelledPhotos as LabelledPhotos
-from .labels import find_photos as find_photos
+from .labels import find_labelled_photos as find_labelled_photos
 from .picture import overlay as overlay
 from .prediction import PUBLISHED_SCALES as PUBLISHED_SCALES
 from .prediction import predict as predict
@@ -22,7 +22,7 @@ if not TYPE_CHECKING:
         "PyConvHead",
         "PyConvSegNet",
         "evaluate",
-        "find_photos",
+        "find_labelled_photos",
         "overlay",
         "predict",
         *_factories.__all__,

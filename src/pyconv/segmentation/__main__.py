@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..data.listing import files_below, is_image
 from ..evaluate.report import shortened
+from ..predict.photos import find_photos
 from ..system import commands, devices, processor
 from ..system.failures import explain
 from ..system.files import expanded, require_writable, write_result
@@ -67,7 +67,7 @@ def _scales(text: str) -> tuple[float, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = commands.parser("pyconv-segment", "Find the class of each pixel.", EXAMPLES)
     add = parser.add_argument
-    add("photos", type=Path, nargs="*", metavar="PHOTO", help="photographs, or folders of them")
+    add("photos", nargs="*", metavar="PHOTO", help="photographs, or folders of them")
     add("--data", type=Path, metavar="DIR", help="instead, a folder of images and label maps")
     add("--names", type=Path, metavar="FILE", help="names of your own classes, one a line")
     add("--model", required=True, help="such as pyconvsegnet_pyconvresnet50, or module:name")
@@ -173,31 +173,19 @@ def _advice(job: Job) -> list[str]:
 
 def _segment(args: argparse.Namespace) -> int:
     """Write a picture of each photograph, and what is seen in it."""
-    photos = _listed(args.photos)
+    photos, left_out = find_photos(args.photos)
     output = expanded(args.output)
-    targets = report.targets(photos, output)
+    targets = report.targets(list(dict.fromkeys(photos)), output)
     job = decide(args)
     output.mkdir(parents=True, exist_ok=True)
-    sys.stderr.write("".join(f"{line}\n" for line in _advice(job)))
+    lines = [*shortened(left_out), *_advice(job)]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
     model = _prepare(job)
     with noting(signal.SIGINT) as noted:
         result, code = segment(model, job, targets, lambda: bool(noted))
     if args.json is not None:
         write_result(args.json, result)
     return code
-
-
-def _listed(given: Sequence[Path]) -> list[Path]:
-    """The photographs, and those in folders."""
-    found: list[Path] = []
-    for path in map(expanded, given):
-        if not path.exists():
-            raise ValueError(f"There is no file {path}. Give the paths of photographs.")
-        inside = [file for file in files_below(path, {}) if is_image(file)] if path.is_dir() else []
-        if path.is_dir() and not inside:
-            raise ValueError(f"There are no images in {path}.")
-        found += inside or [path]
-    return list(dict.fromkeys(found))
 
 
 def _command(argv: Sequence[str] | None) -> int:

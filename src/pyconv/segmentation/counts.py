@@ -128,7 +128,7 @@ def evaluate(
 
     Args:
         model: As for :func:`predict`, of the classes of ``photos``.
-        photos: What :func:`find_photos` found.
+        photos: What :func:`find_labelled_photos` found.
         progress: Show a bar on stderr.
         stop: Asked after each photograph; True ends the evaluation with a partial result.
         world: The processes that share the photographs; the result is that of all, on each.

@@ -12,12 +12,12 @@ from torch import nn
 
 from ..backbone import image_channels
 from ..data import ade20k
-from ..models.factories import get_model, options_for
+from ..models.factories import get_model
 from ..models.registry import find_model, list_models, resolve_weights
 from ..system import devices
 from ..system.files import expanded
 from ..weights.rows import WeightsEnum
-from .labels import LabelledPhotos, find_photos, read_names
+from .labels import LabelledPhotos, find_labelled_photos, read_names
 from .prediction import PUBLISHED_SCALES
 
 __all__ = ["Job", "decide"]
@@ -55,10 +55,9 @@ def decide(args: argparse.Namespace) -> Job:
         )
     chosen = _weights(args)
     names = None if args.names is None else read_names(args.names)
-    data = None if args.data is None else find_photos(args.data, names)
+    data = None if args.data is None else find_labelled_photos(args.data, names)
     device = devices.choose_device(args.device, shared=True)
-    options = options_for(args.model, chosen) if isinstance(chosen, Path) else {}
-    model = get_model(args.model, weights=chosen, **options)
+    model = get_model(args.model, weights=chosen)
     channels = image_channels(model)
     if channels not in (1, 3):
         raise ValueError(f"{chosen} takes {channels} channels, and image files give 1 or 3.")

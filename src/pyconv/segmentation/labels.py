@@ -20,7 +20,7 @@ from ..system.reading import ContentError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IGNORED", "LabelledPhotos", "find_photos", "read_labels", "read_names"]
+__all__ = ["IGNORED", "LabelledPhotos", "find_labelled_photos", "read_labels", "read_names"]
 
 IGNORED = 255  # in label maps: no class
 IMAGES = "images"
@@ -62,7 +62,7 @@ class LabelledPhotos:
         return image, labels
 
 
-def find_photos(root: str | Path, names: Sequence[str] | None = None) -> LabelledPhotos:
+def find_labelled_photos(root: str | Path, names: Sequence[str] | None = None) -> LabelledPhotos:
     """Find photographs and label maps, as ADE20K's scene parsing benchmark has them.
 
     ``root`` holds ``images/validation/NAME.jpg`` and ``annotations/validation/NAME.png``; without

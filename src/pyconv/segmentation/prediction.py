@@ -161,7 +161,8 @@ def _pixels(model: nn.Module, image: Image | Tensor) -> Tensor:
     """The image as the model takes it: floating numbers ``[C, H, W]``."""
     channels = image_channels(model)
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != channels or not image.numel():
+        fits = not image.is_floating_point() or image.shape[0] == channels
+        if image.ndim != 3 or not image.numel() or not fits:
             raise ValueError(
                 f"The image is {list(image.shape)}, and the network takes one of [{channels}, "
                 "height, width] at a time."

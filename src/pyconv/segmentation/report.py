@@ -10,8 +10,7 @@ from typing import Any
 from ..data import ade20k
 from ..system import commands, devices
 from ..system.files import write_result
-from ..weights import store
-from ..weights.rows import WeightsEnum
+from ..weights.rows import WeightsEnum, provenance
 from .counts import PixelMetrics
 from .job import Job
 
@@ -30,19 +29,13 @@ def facts(job: Job) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "model": job.name,
         "weights": str(job.weights),
-        "weights_file": _provenance(job.weights),
+        "weights_file": provenance(job.weights),
         "procedure": job.options | {"scales": list(job.options["scales"])},
         "device": devices.describe(job.device),
         "dtype": str(job.dtype).removeprefix("torch."),
         "optimize": job.optimize,
         "versions": devices.versions(),
     }
-
-
-def _provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
-    if isinstance(weights, WeightsEnum):
-        return weights.provenance()
-    return store.provenance(weights, "a file of the user's")
 
 
 def targets(photos: Sequence[Path], output: Path) -> dict[Path, Path]:

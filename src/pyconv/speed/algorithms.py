@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..onednn import Geometry
-from .convolution import conv, is_channels_last
+from ..onednn import Geometry, conv
 from .direct import direct
-from .guard import is_recorded, is_transformed
+from .guard import is_channels_last, is_recorded, is_transformed
 
 Name = Literal["native", "blocked", "tiled", "depthwise", "direct"]
 FORM = re.compile(

@@ -13,9 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, library
 
-from ..onednn import Geometry
+from ..onednn import Geometry, conv, conv_gradients
 from . import kernels
-from .convolution import conv, conv_gradients
 from .kernels import DTYPES
 
 Biases = Sequence[Tensor | None]

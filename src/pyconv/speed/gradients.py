@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..onednn import Geometry, computed_in
+from ..onednn import Geometry, computed_in, conv, conv_gradients
 from .algorithms import (
     NATIVE,
     Algorithm,
@@ -30,8 +30,8 @@ from .algorithms import (
     tile_map,
     tiling,
 )
-from .convolution import conv, conv_gradients, is_channels_last
 from .direct import direct, grad_inputs, grad_weights
+from .guard import is_channels_last
 
 
 def convolve(

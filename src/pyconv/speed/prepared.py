@@ -12,9 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
-from ..onednn import Conv, Geometry, geometry_of
+from ..onednn import Conv, Geometry, conv, geometry_of
 from .algorithms import NATIVE, Algorithm, apply, prepare, restore
-from .convolution import conv
 from .direct import direct
 from .guard import is_recorded, runs_kernels
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..onednn import Geometry, computed_in, miscomputed
 from .algorithms import DEPTHWISE, DIRECT, NATIVE, Algorithm
-from .convolution import is_channels_last
 from .direct import Task, fits
+from .guard import is_channels_last
 
 # What is computed: the output, or one of the gradients; or the output by a weight prepared
 # beforehand, which may be exported to where there are no kernels of our own.

@@ -144,17 +144,6 @@ struct Turned {
     for (int i = 0; i < COUNT; ++i) totals[i] += __builtin_shuffle(sums[i], order);
   }
 
-  template <int COUNT, int GROUPS, typename... Rest>
-  void add_to(int64_t count, const Rest&... rest) const {
-    if (count < COUNT) {
-      if constexpr (COUNT > 1) add_to<COUNT / 2, GROUPS>(count, rest...);
-    } else if (together < GROUPS) {
-      if constexpr (GROUPS > 1) add_to<COUNT, GROUPS / 2>(count, rest...);
-    } else {
-      add<COUNT, GROUPS>(rest...);
-    }
-  }
-
   // To `count` pixels of class c from the q-th on, of a block of input channels.
   void add_block(int64_t count, const std::vector<Row>& rows, int64_t block, int64_t c, int64_t q,
                  Floats* totals) const {
@@ -164,7 +153,9 @@ struct Turned {
     const int64_t pixel = margin + q + (c + level.pad_x - last) / call.stride_x;
     const int64_t at = (block * LANES / inputs / together * width + pixel) * span;
     const int64_t skipped = block * level.height * line() + before(first) * outputs;
-    add_to<ACROSS, LANES>(count, rows, seen, at, skipped, totals);
+    sized<ACROSS, LANES>(count, together, [&](auto pixels, auto groups) {
+      add<pixels, groups>(rows, seen, at, skipped, totals);
+    });
   }
 };
 

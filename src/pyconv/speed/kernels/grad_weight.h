@@ -48,16 +48,6 @@ struct Gradient : Lanes<T> {
     for (int i = 0; i < COUNT; ++i) to[i] = sums[i];
   }
 
-  template <int COUNT, int GROUPS>
-  void sum_of(int64_t taps, const float* x, const Floats* grad, Floats* to) const {
-    if constexpr (GROUPS > 1)
-      if (together < GROUPS) return sum_of<COUNT, GROUPS / 2>(taps, x, grad, to);
-    for (; taps >= COUNT; taps -= COUNT, x += COUNT * GROUPS, to += COUNT)
-      sum<COUNT, GROUPS>(x, grad, call.out_width, to);
-    if constexpr (COUNT > 1)
-      if (taps) sum_of<COUNT / 2, GROUPS>(taps, x, grad, to);
-  }
-
   int64_t packed_rows(int64_t rows) const { return (rows - 1) * call.stride_y + frame.reach_y; }
 
   // Rows y0 to y1 of the gradient of an image.
@@ -84,7 +74,11 @@ struct Gradient : Lanes<T> {
             for (int64_t run = 0; run < runs; ++run, to += line / runs) {
               const int64_t row = (y - y0) * call.stride_y + k * call.dilation_y;
               const float* x = packed + (corner + row * width + run * call.dilation_x) * span;
-              sum_of<SUMS, LANES>(line / runs, x, grad, to);
+              for (int64_t tap = 0; tap < line / runs;)
+                sized<SUMS, LANES>(line / runs - tap, together, [&](auto some, auto groups) {
+                  sum<some, groups>(x + tap * groups, grad, call.out_width, to + tap);
+                  tap += some;
+                });
             }
         }
       }

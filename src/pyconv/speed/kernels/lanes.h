@@ -213,17 +213,6 @@ struct Lanes {
       for (int i = 0; i < COUNT; ++i) out[j][i] = sums[j][i];
   }
 
-  template <int COUNT, int GROUPS, typename... Rest>
-  void sum_of(int64_t count, Rest... rest) const {
-    if (count < COUNT) {
-      if constexpr (COUNT > 1) sum_of<COUNT / 2, GROUPS>(count, rest...);
-    } else if (together < GROUPS) {
-      if constexpr (GROUPS > 1) sum_of<COUNT, GROUPS / 2>(count, rest...);
-    } else {
-      sum<COUNT, GROUPS>(rest...);
-    }
-  }
-
   // Rows y to y + step of the output of an image, from the packed rows that they want.
   void compute(int64_t n, int64_t y, int64_t step, const float* const* packed) const {
     const int64_t apart = step == 2 ? call.stride_y / call.dilation_y : 0;
@@ -238,8 +227,10 @@ struct Lanes {
         for (int64_t q = 0, count; q < call.out_width; q += count) {
           for (count = PIXELS; count > call.out_width - q;) count /= 2;
           Floats sums[2][PIXELS];
-          sum_of<PIXELS, LANES>(count, level, rows, corner + q * call.stride_x * span,
+          sized<PIXELS, LANES>(count, together, [&](auto pixels, auto groups) {
+            sum<pixels, groups>(level, rows, corner + q * call.stride_x * span,
                                 weights[l] + b * taps(level), bias, apart, sums);
+          });
           for (int64_t j = 0; j < step; ++j)
             for (int64_t i = 0; i < count; ++i) {
               const Floats v = __builtin_shuffle(sums[j][i], order);

@@ -62,6 +62,16 @@ inline void store(Bfloat16* to, Floats v) {  // to the nearest, ties to even, Na
   std::memcpy(to, &half, sizeof half);
 }
 
+// Calls `run` with the largest numbers, as types, that come of halving and that there is work for.
+template <int COUNT, int GROUPS, typename Run>
+void sized(int64_t count, int64_t groups, Run run) {
+  if constexpr (COUNT > 1)
+    if (count < COUNT) return sized<COUNT / 2, GROUPS>(count, groups, run);
+  if constexpr (GROUPS > 1)
+    if (groups < GROUPS) return sized<COUNT, GROUPS / 2>(count, groups, run);
+  run(std::integral_constant<int, COUNT>{}, std::integral_constant<int, GROUPS>{});
+}
+
 inline void set(float& to, float value) { to = value; }
 inline void set(Bfloat16& to, float value) {
   Bfloat16 all[LANES];

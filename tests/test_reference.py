@@ -1,4 +1,4 @@
-"""The reference of docs/, which names the engine's functions as well, follows the docstrings."""
+"""The reference of docs/ follows the docstrings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+import pytest
+
+import pyconv
+
+ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.skipif(not hasattr(pyconv, "speed"), reason="the page names functions of pyconv.speed")
 def test_the_reference_is_what_the_docstrings_say() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import api; print(api.page(), end='')"],
