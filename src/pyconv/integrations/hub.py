@@ -146,7 +146,7 @@ def push_to_hub(
             create_pr=create_pr,
             ignore_patterns=kept,
         )
-    return str(commit)
+    return str(commit.commit_url)
 
 
 def from_pretrained(
