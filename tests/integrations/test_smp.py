@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ def x() -> Tensor:
 
 
 def build(kind: str, name: str, **options: Any) -> Any:
+    import segmentation_models_pytorch as smp
 
     import pyconv.integrations.timm  # noqa: F401
 

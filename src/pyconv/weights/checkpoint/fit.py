@@ -33,9 +33,13 @@ def sizes(state: Shapes, network: nn.Module | None = None) -> dict[str, int]:
     first_conv, classifier = _keys(network)
     if network is not None:
         state, _ = adapt(state, network.state_dict(), classifier)
-    stem = state.get(first_conv)
-    channels = {} if stem is None or stem.ndim != 4 else {"in_channels": stem.shape[1]}
-    return {"num_classes": _count_classes(state, classifier), **channels}
+    found: dict[str, int] = {}
+    weight, stem = state.get(classifier), state.get(first_conv)
+    if weight is None or (weight.ndim and is_stored(weight)):  # a few bytes can claim any size
+        found["num_classes"] = 0 if weight is None else len(weight)
+    if stem is not None and stem.ndim == 4 and is_stored(stem):
+        found["in_channels"] = stem.shape[1]
+    return found
 
 
 def _keys(network: nn.Module | None) -> tuple[str, str]:
