@@ -18,6 +18,7 @@ PACKAGES = {
     "pyconv.data": "Images and preprocessing",
     "pyconv.predict": "Prediction",
     "pyconv.evaluate": "Evaluation",
+    "pyconv.segmentation": "Segmentation",
     "pyconv.train": "Training",
     "pyconv.viz": "Pictures",
 }

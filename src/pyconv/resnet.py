@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .architectures import Architecture, Stage
 from .layers import PyConv2d, get_pyconv
-from .levels import whole
+from .levels import check_whole, whole
 from .replaceable import replaceable
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
@@ -193,6 +193,9 @@ class ResNet(nn.Module):
         norm_layer: Called with a number of channels; default ``nn.BatchNorm2d``.
         output_stride: 32, 16 or 8: the most that the last map may shrink; beyond it, stages
             dilate instead of striding, and see the same pixels with the same weights.
+        dilate_first_block: Dilate all of such a stage, the first block too, but not the pool of its
+            shortcut: as PyConvSegNet was trained. By default, that block and its pool look as far
+            as the stage before, as in torchvision.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -222,12 +225,14 @@ class ResNet(nn.Module):
         zero_init_residual: bool = False,
         norm_layer: NormLayer | None = None,
         output_stride: int = 32,
+        dilate_first_block: bool = False,
     ) -> None:
         super().__init__()
         num_classes = row.num_classes if num_classes is None else num_classes
         in_channels = whole(row.in_channels if in_channels is None else in_channels)
         _check_options(num_classes, in_channels, dropout, output_stride)
         self.row = row
+        self.dilate_first_block = dilate_first_block
         self.norm_layer: NormLayer = norm_layer or nn.BatchNorm2d
         first = row.stem
         self.conv1: nn.Conv2d = nn.Conv2d(
@@ -265,7 +270,8 @@ class ResNet(nn.Module):
     def _stage(
         self, in_channels: int, stage: Stage, stride: int, before: int, dilation: int
     ) -> nn.Sequential:
-        """The blocks of a stage; the first one still samples the map as the stage before did."""
+        """The blocks of a stage; the first one samples the map as the stage before did, or not."""
+        first_dilation, pool = (dilation, 1) if self.dilate_first_block else (before, before)
         block = partial(
             BLOCKS[self.row.block],
             norm_layer=self.norm_layer,
@@ -275,8 +281,8 @@ class ResNet(nn.Module):
             dilation=dilation,
         )
         out_channels = stage.planes * self.row.expansion
-        shortcut = self._shortcut(in_channels, out_channels, stage, stride, before)
-        first = block(in_channels, stage.planes, stride, shortcut, first_dilation=before)
+        shortcut = self._shortcut(in_channels, out_channels, stage, stride, pool)
+        first = block(in_channels, stage.planes, stride, shortcut, first_dilation=first_dilation)
         rest = (block(out_channels, stage.planes) for _ in range(1, stage.blocks))
         return nn.Sequential(first, *rest)
 
@@ -362,7 +368,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError: if that is no number of classes.
         """
-        num_classes = _check_whole("num_classes", num_classes, least=0)
+        num_classes = check_whole("num_classes", num_classes, least=0)
         self.num_classes: int = num_classes
         where = self.conv1.weight
         self.fc = (
@@ -382,16 +388,9 @@ def _silence(norm: nn.Module) -> None:
     nn.init.zeros_(weight)
 
 
-def _check_whole(name: str, value: Any, least: int) -> int:
-    value = whole(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
-    return value
-
-
 def _check_options(num_classes: Any, in_channels: Any, dropout: Any, output_stride: Any) -> None:
-    _check_whole("num_classes", num_classes, least=0)
-    _check_whole("in_channels", in_channels, least=1)
+    check_whole("num_classes", num_classes, least=0)
+    check_whole("in_channels", in_channels, least=1)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r} must be a probability, 0 <= dropout < 1.")
     if output_stride not in (8, 16, 32):

@@ -4,3 +4,4 @@
 from .factories import *
 from .load import *
 from .registry import *
+from .segmentation import *

@@ -45,6 +45,8 @@ class ModelOptions(TypedDict, total=False):
     zero_init_residual: bool
     norm_layer: NormLayer | None
     output_stride: int
+    weights_backbone: WeightsEnum | str | Path | None  # this and the next of segmentation networks
+    aux: bool | None
 
 
 class Factory(Protocol):
@@ -149,7 +151,7 @@ def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOpt
             imported, or its factory does not take an option.
     """
     network = find_model(name)
-    if network.row is not None:
+    if network.loads:
         return network.factory(pretrained, **options)
     progress = options.pop("progress", True)
     weights = resolve_weights(name, pretrained, options.pop("weights", None))
