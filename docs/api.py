@@ -16,8 +16,10 @@ PACKAGES = {
     "pyconv.weights.checkpoint": "Reading checkpoints",
     "pyconv.weights.drive": "Downloading",
     "pyconv.data": "Images and preprocessing",
+    "pyconv.predict": "Prediction",
     "pyconv.evaluate": "Evaluation",
     "pyconv.train": "Training",
+    "pyconv.viz": "Pictures",
 }
 
 

@@ -40,7 +40,6 @@ from pyconv.evaluate.__main__ import main as evaluate_main
 from pyconv.system.failures import explain
 from pyconv.train import DivergedError, Summary, TrainOptions, loading, train
 from pyconv.train.__main__ import _kept_memory, main
-from pyconv.train.logs import highest
 from pyconv.train.recipe import AUGMENT, PAPER, Recipe
 from pyconv.train.step import freeze_stages, join_norms
 from pyconv.weights import checkpoint
@@ -393,12 +392,6 @@ def test_a_run_made_longer_ends_as_if_begun_so(
     assert "missing or damaged" not in told
     assert go(tree, tmp_path / "whole", longer).epochs == 3
     assert_same_weights(tmp_path / "longer", tmp_path / "whole")
-
-
-def test_a_wild_first_epoch_does_not_flatten_the_others() -> None:
-    assert highest([[7118.0, 2.1, 1.5, 1.2], [62477.0, 1.9, 1.6, 1.4]]) == 2.1
-    assert highest([[6.9, 2.1, 1.5], [6.5, 1.9, 1.6]]) == 6.9
-    assert highest([[2.0], [7000.0]]) == 7000.0
 
 
 def test_bad_input_is_one_clear_line(

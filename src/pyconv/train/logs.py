@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..system.files import naming, replacing
 from ..system.streams import message
+from ..viz.curves import training_curves
 from .progress import Progress
 
 __all__ = [
@@ -62,46 +61,12 @@ def _is_before(line: str, epoch: int, step: int) -> bool:
     return (int(fields[0]) - 1, int(fields[1]) - 1) < (epoch, step)
 
 
-COLOURS = {"train": "tab:gray", "val": "tab:blue"}
-WILD = (
-    10.0  # times the usual height: of a first epoch at a large rate, which would flatten all else
-)
-
-
-def highest(curves: Iterable[Sequence[float]]) -> float:
-    """How high curves are drawn: up to the highest point that is not wild."""
-    points = [value for values in curves for value in values]
-    limit = WILD * statistics.median(points)
-    return max(value for value in points if value <= limit)
-
-
 def draw_curves(path: Path, title: str, history: Sequence[Row]) -> bool:
     """Draw loss and accuracy over the epochs; False where matplotlib is not installed."""
     try:
-        from matplotlib.figure import Figure
+        figure = training_curves(history, title=title)
     except ImportError:
         return False
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    for axes, name, label in (
-        (losses, "loss", "loss"),
-        (accuracies, "top1", "top-1 (%)"),
-    ):
-        curves = {split: [row[f"{split}_{name}"] for row in history] for split in COLOURS}
-        limit = highest(curves.values()) if name == "loss" else 100.0
-        for split, values in curves.items():
-            wild = {e: value for e, value in zip(epochs, values, strict=True) if value > limit}
-            far = [f"{value:,.5g} in epoch {epoch}" for epoch, value in wild.items()]
-            shown = [math.nan if value > limit else value for value in values]
-            axes.plot(epochs, shown, ".-", color=COLOURS[split], label=", ".join([split, *far[:2]]))
-            axes.plot([*wild], [limit] * len(wild), "^", color=COLOURS[split])  # it lies above
-            if wild:
-                axes.set_ylim(0, 1.05 * limit)
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
-    figure.suptitle(title)
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)
     return True

@@ -13,6 +13,7 @@ from ..system.commands import flag
 
 __all__ = [
     "AUGMENT",
+    "FINETUNE",
     "PAPER",
     "RECIPES",
     "Recipe",
@@ -160,7 +161,20 @@ AUGMENT = replace(
     precision="bfloat16",
 )
 
-RECIPES = {"paper": PAPER, "augment": AUGMENT}
+# For some hundred or thousand images and weights to start from. docs/training.md tells what was
+# tried: small batches make enough steps, a rate in proportion to them keeps what the weights know.
+FINETUNE = replace(
+    PAPER,
+    epochs=20,
+    batch_size=16,
+    lr=0.01,
+    schedule="cosine",
+    milestones=(),
+    warmup=1.0,
+    min_scale=0.35,
+)
+
+RECIPES = {"paper": PAPER, "augment": AUGMENT, "finetune": FINETUNE}
 FAR_OFF = 4  # times that the batch may differ from the one for which a recipe's rate is
 
 
