@@ -1,0 +1,10 @@
+"""
+A first one
+===========
+
+Text.
+"""
+
+import pyconv
+
+print(pyconv.list_models())
