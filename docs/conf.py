@@ -42,9 +42,8 @@ myst_enable_extensions = ["attrs_inline", "colon_fence"]
 # The reference.
 add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
+toc_object_entries_show_parents = "hide"
 maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 

@@ -25,7 +25,8 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 def page_of(file: Path) -> Path:
     """The page of the site that shows a file of the project."""
     if file.parent == DOCS / "tutorials":
-        return DOCS / "gallery" / file.with_suffix(".rst").name
+        name = "index" if file.stem == "README" else file.stem
+        return DOCS / f"gallery/{name}.rst"
     return INSTEAD.get(file, file)
 
 

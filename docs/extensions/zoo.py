@@ -14,8 +14,8 @@ from pyconv import WeightsEnum, get_model_weights
 from pyconv.architectures import ARCHITECTURES
 from pyconv.weights.rows import ENUMS
 
-HEAD = ("network", "weights", "parameters, M", "GMACs", "top-1, %", "at 320, %", "file", "MB")
-RIGHT = {2, 3, 4, 5, 7}  # the columns of numbers
+HEAD = ("network", "params, M", "GMACs", "weights", "MB", "top-1, %", "at 320, %", "trust")
+RIGHT = {1, 2, 4, 5, 6}  # the columns of numbers
 
 
 def cost(name: str) -> tuple[float, float]:
@@ -28,13 +28,6 @@ def cost(name: str) -> tuple[float, float]:
     return parameters / 1e6, counter.get_total_flops() / 2e9
 
 
-def file_of(weights: WeightsEnum) -> str:
-    if weights.file_id is None:
-        return "in the package"
-    page = f"https://drive.google.com/file/d/{weights.file_id}/view"
-    return f"[{weights.filename}]({page})"
-
-
 def rows() -> Iterator[tuple[str, ...]]:
     for name in ARCHITECTURES:
         parameters, gmacs = cost(name)
@@ -42,14 +35,24 @@ def rows() -> Iterator[tuple[str, ...]]:
         try:
             published = list(get_model_weights(name))
         except ValueError:  # none are
-            yield row[0], "", *row[1:], "", "", "", ""
+            yield *row, "", "", "", "", ""
             continue
         for weights in published:
             top1 = dict(weights.value.top1)
-            first = f"{next(iter(top1.values())):.2f}"
-            large = f"{top1[320]:.2f}" if 320 in top1 else ""
-            megabytes = f"{weights.value.file_size / 1e6:.1f}"
-            yield row[0], f"`{weights.name}`", *row[1:], first, large, file_of(weights), megabytes
+            claims = f"{next(iter(top1.values())):.2f}", f"{top1[320]:.2f}" if 320 in top1 else ""
+            yield *row, link(weights), f"{weights.value.file_size / 1e6:.1f}", *claims, trust(weights)
+
+
+def link(weights: WeightsEnum) -> str:
+    """The weights, and where their file is."""
+    drive = f"https://drive.google.com/file/d/{weights.file_id}/view"
+    return weights.name if weights.file_id is None else f"[{weights.name}]({drive})"
+
+
+def trust(weights: WeightsEnum) -> str:
+    if weights.file_id is None:
+        return "in the package"
+    return "not pinned" if weights.sha256 is None else "pinned"
 
 
 def table() -> str:

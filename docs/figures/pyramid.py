@@ -5,17 +5,14 @@ python docs/figures/pyramid.py
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
+from style import COLOURS, INK, PAPER, save
 
 from pyconv.architectures import ARCHITECTURES
-from pyconv.layers import share_channels
+from pyconv.levels import share_channels
 
-COLOURS = ("#264653", "#2a9d8f", "#e9a03b", "#d1495b")
-INK, PAPER = "#333333", "#f4f1ea"
 SIDE = 11  # pixels drawn of the map
 
 
@@ -69,7 +66,7 @@ def main() -> None:
         top += height
     axes.text(14.65, 6.3, "output", ha="center", color=INK, fontsize=11)
     axes.text(14.65, 2.2, f"{sum(shares)}", ha="center", va="top", color=INK, fontsize=11)
-    figure.savefig(Path(__file__).with_suffix(".png"), bbox_inches="tight", pad_inches=0.1)
+    save(figure, "pyramid")
 
 
 if __name__ == "__main__":
