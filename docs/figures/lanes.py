@@ -8,7 +8,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from style import COLOURS, IDLE, INK, PAPER, save
+from _style import COLOURS, IDLE, INK, PAPER, save
 
 LANES = 16  # float32 numbers in a register of AVX-512
 DARK, GREEN, AMBER, RED = COLOURS

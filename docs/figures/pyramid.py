@@ -8,7 +8,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
-from style import COLOURS, INK, PAPER, save
+from _style import COLOURS, INK, PAPER, save
 
 from pyconv.architectures import ARCHITECTURES
 from pyconv.levels import share_channels

@@ -10,7 +10,7 @@ from statistics import mean
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from style import COLOURS, HERE, IDLE, save
+from _style import COLOURS, HERE, IDLE, save
 
 NETWORKS = ("PyConvResNet-50", "PyConvHGResNet-50")
 MACHINES = ("AVX2", "AVX-512", "AVX-512 and AMX", "H100")
