@@ -46,6 +46,12 @@ def describe(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines:
         lines[1:] = ["", f"Arguments and errors are those of :func:`{FIRST}`.", ""]
 
 
+def skip(app: Sphinx, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
+    """Leave out what Python itself says of the fields of named tuples."""
+    return True if type(thing).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", describe, priority=400)  # before napoleon
+    app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}

@@ -52,7 +52,7 @@ def test_the_python_of_a_page_runs(page: Path, world: Path) -> None:
         cwd=world,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
 
