@@ -29,5 +29,6 @@ docs:
 docs-test:
 	pytest -m 'docs or browser' tests/docs
 
+# The pictures of the pages; those with a photograph need scikit-image.
 figures:
 	for script in docs/figures/[!_]*.py; do python $$script || exit 1; done

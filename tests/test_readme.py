@@ -25,6 +25,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 MODULES = {
     "pyconv-eval": "pyconv.evaluate",
+    "pyconv-predict": "pyconv.predict",
     "pyconv-train": "pyconv.train",
     "pyconv-weights": "pyconv.weights",
 }
@@ -87,10 +88,14 @@ def test_the_other_commands_work_on_folders_of_that_kind(tmp_path: Path) -> None
             for index in range(4):
                 file = tmp_path / "flowers" / split / flower / f"{index}.jpg"
                 imagenet_photos.write(file, imagenet_photos.encode(imagenet_photos.picture(index)))
+    for name in ("cat.jpg", "photos/dog.jpg"):
+        imagenet_photos.write(tmp_path / name, imagenet_photos.encode(imagenet_photos.picture(1)))
     weights = PyConvResNet50_Weights.IMAGENET1K_V1
     assert weights.file_id is not None
     file = io.BytesIO()
     torch.save(golden.fill(pyconvresnet50()).float().state_dict(), file)
+    # The best weights, placed by hand: an imitation of Drive has one file.
+    (tmp_path / PyConvResNet50_Weights.DEFAULT.filename).write_bytes(file.getvalue())
     with Drive(file.getvalue(), weights.file_id) as drive:
         for line in blocks("console")[0].splitlines():
             command, *words = line.removeprefix("$ ").replace("/data/", f"{tmp_path}/").split()

@@ -47,8 +47,11 @@ def test_layers(kind: type[PyConv2d]) -> None:
         assert_scripts(layer, torch.randn(*batch, 8, *(9,) * layer.dims))
 
 
-# 101 and 152 are rows with more of the same blocks.
-@pytest.mark.parametrize("name", [n for n in list_models() if not n.endswith(("101", "152"))])
+DEEP = ("101", "152")  # rows with more of the same blocks: they take minutes
+NAMES = [pytest.param(n, marks=[pytest.mark.ecosystem] * n.endswith(DEEP)) for n in list_models()]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_networks(name: str) -> None:
     network = get_model(name, num_classes=4, dropout=0.5)
     assert_scripts(network, torch.randn(2, network.conv1.in_channels, 40, 32))

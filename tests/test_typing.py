@@ -51,10 +51,10 @@ networks = get_model("resnet18", pretrained=True, in_channels=1), get_model("net
 """
 WRONG = {
     "pyconvresnet50(classes=3)": 'Unexpected keyword argument "classes"',
-    "pyconvresnet50(num_classes='3')": 'incompatible type "str"; expected "int"',
+    "pyconvresnet50(num_classes='3')": 'incompatible type "str"; expected "int | None"',
     "mine(classes=3)": 'Unexpected keyword argument "classes"',
     "get_model('resnet18', num_clases=3)": 'Unexpected keyword argument "num_clases"',
-    "get_model('resnet18', num_classes='3')": 'incompatible type "str"; expected "int"',
+    "get_model('resnet18', num_classes='3')": 'incompatible type "str"; expected "int | None"',
     "same = pyconv.optimize(model, compile=True)": 'expression has type "Frozen"',
     "layer: PyConv2d = pyconv.optimize(PyConv2d(64, 64))": "expression has type Module",
     "PyConvResNet50_Weights.IMAGENET1K_V3": 'has no attribute "IMAGENET1K_V3"',

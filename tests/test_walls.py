@@ -31,8 +31,10 @@ BELOW = {
     "data": "system",
     "weights": "architectures data resnet system",
     "models": "architectures backbone data resnet system weights",
+    "viz": "architectures backbone data layers system weights",
     "evaluate": "architectures backbone data models resnet system weights",
-    "train": "architectures backbone data evaluate models resnet system weights",
+    "predict": "data models system weights",
+    "train": "architectures backbone data evaluate models resnet system viz weights",
     "integrations": "architectures backbone data layers levels models resnet speed system weights",
     "speed": "layers levels onednn replaceable resnet system",
 }
@@ -104,7 +106,9 @@ def test_rows_levels_and_the_download_know_nothing_of_torch(name: str) -> None:
     assert not imports(name)[1] & {"torch", "torchvision"}
 
 
-@pytest.mark.parametrize("name", [n for n in PATHS if folder(n) not in ("evaluate", "train")])
+@pytest.mark.parametrize(
+    "name", [n for n in PATHS if folder(n) not in ("evaluate", "predict", "train")]
+)
 def test_heavy_packages_are_imported_when_they_are_used(name: str) -> None:
     heavy = {"torchvision", "PIL", "matplotlib"}
     # The transfer itself is only imported to download.

@@ -40,7 +40,13 @@ def rows() -> Iterator[tuple[str, ...]]:
         for weights in published:
             top1 = dict(weights.value.top1)
             claims = f"{next(iter(top1.values())):.2f}", f"{top1[320]:.2f}" if 320 in top1 else ""
-            yield *row, link(weights), f"{weights.value.file_size / 1e6:.1f}", *claims, trust(weights)
+            yield (
+                *row,
+                link(weights),
+                f"{weights.value.file_size / 1e6:.1f}",
+                *claims,
+                trust(weights),
+            )
 
 
 def link(weights: WeightsEnum) -> str:

@@ -6,9 +6,9 @@ python docs/figures/lanes.py
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+from _style import COLOURS, IDLE, INK, PAPER, save
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from _style import COLOURS, IDLE, INK, PAPER, save
 
 LANES = 16  # float32 numbers in a register of AVX-512
 DARK, GREEN, AMBER, RED = COLOURS
@@ -24,15 +24,15 @@ def register(axes: Axes, left: float, bottom: float, lanes: dict[int, str]) -> N
 def lanes() -> None:
     """The lanes that compute something useful, for each algorithm."""
     rows = [
-        ("plain convolution", "16 output channels of one pixel", {n: DARK for n in range(16)}),
+        ("plain convolution", "16 output channels of one pixel", dict.fromkeys(range(16), DARK)),
         ("native, one output channel per group", "15 of 16 lanes idle", {0: RED}),
-        ("tiled:4x2", "8 pixels of one channel at once", {n: GREEN for n in range(8)}),
+        ("tiled:4x2", "8 pixels of one channel at once", dict.fromkeys(range(8), GREEN)),
         (
             "tiled:4x2:merge=2",
             "8 pixels of two channels, half of the products zero",
             {n: (GREEN if n < 8 else AMBER) for n in range(16)},
         ),
-        ("direct", "16 neighbouring groups at once, no zeros", {n: DARK for n in range(16)}),
+        ("direct", "16 neighbouring groups at once, no zeros", dict.fromkeys(range(16), DARK)),
     ]
     figure, axes = plt.subplots(figsize=(8.4, 3.6), dpi=160)
     axes.set(xlim=(0, 16.6), ylim=(-0.2, 6.2), aspect="equal")

@@ -9,8 +9,8 @@ import re
 from statistics import mean
 
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 from _style import COLOURS, HERE, IDLE, save
+from matplotlib.axes import Axes
 
 NETWORKS = ("PyConvResNet-50", "PyConvHGResNet-50")
 MACHINES = ("AVX2", "AVX-512", "AVX-512 and AMX", "H100")
@@ -44,7 +44,7 @@ def figures(cell: str) -> tuple[float, ...]:
 def chart(axes: Axes, network: int, rows: tuple[tuple[str, str], ...]) -> None:
     data = summary()
     height = 0.8 / len(rows)
-    for place, machine in enumerate(MACHINES):
+    for place in range(len(MACHINES)):
         for index, (name, colour) in enumerate(rows):
             found = data[name][place]
             y = place + (index - (len(rows) - 1) / 2) * height

@@ -93,9 +93,8 @@ print(f"{summary.epochs} epochs, {summary.best_top1:.1f} % of the validation ima
 # ---------
 #
 # A network that has seen other images learns faster. ``weights`` may be published weights or a
-# checkpoint. Here these are the weights of the sample, which were trained on photographs of clothes.
-# With other classes the classifier starts anew. A start from weights takes a lower rate and fewer
-# epochs.
+# checkpoint. Here they are those of the sample, which was trained on photographs of clothes. With
+# other classes the classifier starts anew. A start from weights takes a lower rate and fewer epochs.
 
 gentle = replace(recipe, epochs=2, lr=0.02)
 tuned = train(

@@ -22,7 +22,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import data as data
     from . import evaluate as evaluate
+    from . import predict as predict
     from . import train as train
+    from . import viz as viz
 else:  # type checkers read the names themselves
     __all__ = sorted(
         name
@@ -31,7 +33,7 @@ else:  # type checkers read the names themselves
     )
 
     def __getattr__(name: str) -> ModuleType:
-        """The modules of evaluation and training, imported when first asked for."""
-        if name in ("data", "evaluate", "train"):
+        """The modules of what is done with networks, imported when first asked for."""
+        if name in ("data", "evaluate", "predict", "train", "viz"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

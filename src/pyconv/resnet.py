@@ -256,7 +256,7 @@ class ResNet(nn.Module):
             self.strides += (stride,)
 
         self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1)
-        self.dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout: nn.Module = nn.Dropout(dropout)
         self.num_features: int = channels
         self.reset_classifier(num_classes)
         if not self.conv1.weight.is_meta:  # there, a checkpoint is to bring all values
@@ -302,13 +302,13 @@ class ResNet(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, zero_init_residual: bool = False) -> None:
-        """Kaiming normal (fan out) for convolutions, 1 and 0 for norms, as in the original."""
+        """Kaiming normal (fan out) for convolutions; for norms and the classifier PyTorch's own."""
         for module in self.modules():
+            reset = getattr(module, "reset_parameters", None)
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and module.affine:
-                nn.init.ones_(module.weight)
-                nn.init.zeros_(module.bias)
+            elif module is not self and reset is not None:
+                reset()
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, (PyConvBlock, _BasicBlock)):
@@ -369,7 +369,7 @@ class ResNet(nn.Module):
             nn.Linear(self.num_features, num_classes, device=where.device, dtype=where.dtype)
             if num_classes
             else nn.Identity()
-        )
+        ).train(self.training)
 
 
 def _silence(norm: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +15,26 @@ PACKAGE = Path(pyconv.__file__).parent
 FAQ = Path(__file__).parents[2] / "docs/faq.md"
 BLOCKS = re.findall(r"^```text\n(.*?)\n?^```", FAQ.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"(?<![:/\w.-])[~/]\S+/\S*\w|\b[\w-]+\.(pth|pt|onnx)\b")
+ANYTHING = ".+?"
 LEAST = 6  # letters that a text of the source has to have to prove anything
 
 pytestmark = pytest.mark.skipif(not hasattr(pyconv, "speed"), reason="it quotes pyconv.speed too")
 
 
-def patterns() -> list[re.Pattern[str]]:
+def patterns() -> Iterator[re.Pattern[str]]:
     """The texts of the source; what is filled in may be anything."""
-    found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
-            values = [getattr(part, "value", None) for part in parts]
-            texts = [value if isinstance(value, str) else None for value in values]
-            known = [text for text in texts if text is not None]
-            if len(re.findall(r"\w", "".join(known))) >= LEAST and (len(known) == len(texts) or len(texts) > 1):
-                found.add("".join(".+?" if t is None else re.escape(t).replace("%s", ".+?") for t in texts))
-    return [re.compile(text) for text in found]
+            if isinstance(node, (ast.JoinedStr, ast.Constant)):
+                pattern = "".join(map(_pattern, getattr(node, "values", [node])))
+                if len(re.findall(r"\w", pattern.replace(ANYTHING, ""))) >= LEAST:
+                    yield re.compile(pattern)
+
+
+def _pattern(part: ast.expr) -> str:
+    """What a part of an f-string matches."""
+    value = getattr(part, "value", None)
+    return re.escape(value).replace("%s", ANYTHING) if isinstance(value, str) else ANYTHING
 
 
 def uncovered(message: str, texts: list[re.Pattern[str]]) -> str:
@@ -44,7 +48,7 @@ def uncovered(message: str, texts: list[re.Pattern[str]]) -> str:
 
 @pytest.fixture(scope="module")
 def texts() -> list[re.Pattern[str]]:
-    return patterns()
+    return list(patterns())
 
 
 @pytest.mark.parametrize("message", BLOCKS)

@@ -12,7 +12,8 @@ import snippets
 import pyconv
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = re.findall(r'^([\w-]+) = "pyconv\.[\w.]+:main"', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)  # fmt: skip
+PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
+SCRIPTS = re.findall(r'^([\w-]+) = "pyconv\.[\w.]+:main"', PROJECT, re.MULTILINE)
 APPENDIX = {"benchmark-tables", "logbook", "contributing", "changelog"}
 WORDS = 1500
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import golden
@@ -16,14 +17,21 @@ import photos as imagenet_photos
 import pytest
 import snippets
 import torch
-
+from _pytest.mark import ParameterSet
 
 from pyconv import PyConvResNet50_Weights, pyconvresnet18, pyconvresnet50
 from pyconv.data.imagenet import synsets
 
-pytestmark = pytest.mark.docs
+ROOT = Path(__file__).parents[2]
 
-PAGES = [page for page in snippets.PAGES if any(b.not_run is None for b in snippets.blocks(page))]
+
+def pages() -> Iterator[ParameterSet]:
+    """Each page with Python; those that need packages of other people run beside these."""
+    for page in snippets.PAGES:
+        languages = {block.language for block in snippets.blocks(page) if block.not_run is None}
+        if languages:
+            marker = pytest.mark.ecosystem if "py" in languages else pytest.mark.docs
+            yield pytest.param(page, marks=marker, id=page.stem)
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +45,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(pyconvresnet18().state_dict(), folder / "best.pth")
     imagenet_photos.flat(folder / "data/imagenet", imagenet_photos.photos(synsets(), count=4))
     picture = imagenet_photos.encode(imagenet_photos.picture(1))
-    imagenet_photos.write(folder / "photograph.jpg", picture)
+    for name in ("photograph.jpg", "cat.jpg"):
+        imagenet_photos.write(folder / name, picture)
+    (folder / "predictions.csv").write_text("path,label,top1\na.jpg,rose,rose\nb.jpg,daisy,rose\n")
+    (folder / "runs/flowers").mkdir(parents=True)
+    columns = "epoch,train_loss,val_loss,train_top1,val_top1"
+    (folder / "runs/flowers/log.csv").write_text(f"{columns}\n1,2.0,2.1,40,39\n2,1.0,1.5,60,55\n")
     return folder
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", pages())
 def test_the_python_of_a_page_runs(page: Path, world: Path) -> None:
     runs = (block for block in snippets.blocks(page) if block.not_run is None)
     script = world / f"page_{page.stem}.py"
-    script.write_text(snippets.module(page, runs).replace('"/data/', f'"{world}/data/'), "utf-8")
+    code = snippets.module(page, runs).replace("/path/to/checkout", str(ROOT))
+    script.write_text(code.replace('"/data/', f'"{world}/data/'), "utf-8")
     done = subprocess.run(
         [sys.executable, script],
         env=os.environ | {"PYCONV_HOME": str(world / "cache"), "PYCONV_OFFLINE": "1"},

@@ -386,6 +386,22 @@ def test_a_trained_checkpoint_brings_its_preprocessing_and_classes(
     assert "'dog', which the model does not know" in capsys.readouterr().err
 
 
+def test_a_checkpoint_says_of_which_network_it_is(
+    flat: Path,
+    checkpoint: Path,
+    plain: dict[str, float],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, result = run(tmp_path / "r.json", flat, "--checkpoint", checkpoint)
+    assert (code, result["model"], counted(result)) == (0, MODEL, plain)  # told by its tensors
+    content = {"state_dict": torch.load(checkpoint), "run": {"identity": {"model": "nets:mine"}}}
+    torch.save(content, tmp_path / "mine.pt")
+    assert main([str(flat), "--checkpoint", str(tmp_path / "mine.pt")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "is of nets:mine, a network of your own" in last and "(--model nets:mine)" in last
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_checkpoint_is_evaluated_with_its_own_stem(
     channels: int, flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

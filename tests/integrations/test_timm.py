@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -182,10 +180,3 @@ def test_a_network_of_a_users_own() -> None:
         plugin.register("own_factory")
     with pytest.raises(ValueError, match="Did you mean 'pyconvresnet50'"):
         plugin.register("pyconvresnt50")
-
-
-def test_without_timm_the_error_says_how_to_get_it(tmp_path: Path) -> None:
-    (tmp_path / "timm.py").write_text("raise ImportError('No module named timm', name='timm')")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import pyconv.integrations.timm"
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
-    assert done.stderr.endswith("pip install 'torch-pyconv[timm]'.\n")

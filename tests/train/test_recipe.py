@@ -70,6 +70,7 @@ def test_warm_up_rises_by_equal_amounts_and_meets_the_cosine() -> None:
         ("min_scale", 0.0),
         ("randaugment", 31),
         ("warmup", 91.0),
+        ("val_fraction", 1.0),
     ],
 )
 def test_a_value_out_of_range_is_named_by_its_flag(field: str, value: object) -> None:
@@ -86,7 +87,7 @@ def test_every_field_is_a_flag_and_only_flags_given_change_the_recipe() -> None:
         "--warmup 1.5 --momentum 0.8 --nesterov --weight-decay 0.01 --no-decay-norms "
         "--label-smoothing 0.1 --clip 2 --ema 0.99 --precision float16 --sync-bn --cutmix 0.3 "
         "--mixup 0.2 --mix-probability 0.5 --randaugment 9 --erase 0.25 --flip 0 --min-scale 0.3 "
-        "--crop 96 --resize 110 --mean 0.1,0.2,0.3 --std 1,2,3 --seed 5"
+        "--crop 96 --resize 110 --mean 0.1,0.2,0.3 --std 1,2,3 --val-fraction 0.25 --seed 5"
     )
     recipe = commands.read_fields(parser.parse_args(line.split()), AUGMENT)
     changed = {f.name for f in dataclasses.fields(Recipe)}

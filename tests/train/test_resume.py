@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from train_fixtures import make_tree
 
 from pyconv.train import loading
 from pyconv.train.changes import record
+from pyconv.train.recipe import Recipe
 from pyconv.train.resume import Agreed, agree_on_images, check_same, is_same_run
 
 LAST = Path("run/last.pt")
-RUN = {"identity": {"model": "m", "images": 8}, "recipe": {"epochs": 3}}
+PLAN = Recipe(epochs=3).as_dict()
+RUN = {"identity": {"model": "m", "images": 8}, "recipe": PLAN}
 
 
 def seen(tree: Path) -> dict[str, Any]:
@@ -103,8 +106,32 @@ def test_other_classes_or_another_recipe_are_another_run() -> None:
         check_same(LAST, state, RUN, ("cat", "fox"))
     with pytest.raises(ValueError, match="the order of the classes"):
         check_same(LAST, state, RUN, ("dog", "cat"))
-    longer = {**RUN, "recipe": {"epochs": 4}}
-    with pytest.raises(ValueError, match="epochs 3 there and 4 here"):
-        check_same(LAST, state, longer, ("cat", "dog"))
-    assert not is_same_run(RUN, longer)
+    other = {**RUN, "recipe": PLAN | {"lr": 0.4}}
+    with pytest.raises(ValueError, match=r"lr 0\.1 there and 0\.4 here"):
+        check_same(LAST, state, other, ("cat", "dog"))
+    assert not is_same_run(RUN, other)
     assert is_same_run(RUN, {**RUN, "identity": {"model": "m", "images": 7}})
+    older = {**RUN, "recipe": {k: v for k, v in PLAN.items() if k != "val_fraction"}}
+    assert is_same_run(RUN, older)  # saved before there was such a field
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "step", "why"),
+    [
+        ("step", 9, 0, ""),
+        ("step", 2, 0, ""),
+        ("step", 2, 5, "3 epochs are begun there, and 2 are asked for"),
+        ("step", 1, 0, "2 epochs are begun there, and 1 are asked for"),
+        ("cosine", 9, 0, "epochs 3 there and 9 here, on which each rate of a cosine depends"),
+    ],
+)
+def test_a_run_may_become_longer_where_no_rate_depends_on_it(
+    schedule: str, epochs: int, step: int, why: str
+) -> None:
+    before = {**RUN, "recipe": PLAN | {"schedule": schedule}}
+    now = {**RUN, "recipe": PLAN | {"schedule": schedule, "epochs": epochs}}
+    position = {"epoch": 2, "step": step}
+    state = {"run": before, "classes": [], "history": [{}] * 2, "position": position}
+    with pytest.raises(ValueError, match=why) if why else nullcontext():
+        check_same(LAST, state, now, ())
+    assert is_same_run(before, now)

@@ -36,6 +36,7 @@ from train_fixtures import (
 from pyconv import get_model
 from pyconv.data import Preprocess
 from pyconv.evaluate import evaluate
+from pyconv.evaluate.__main__ import main as evaluate_main
 from pyconv.system.failures import explain
 from pyconv.train import DivergedError, Summary, TrainOptions, loading, train
 from pyconv.train.__main__ import _kept_memory, main
@@ -362,6 +363,35 @@ def test_another_recipe_or_network_is_refused_with_the_difference(
     fewer = make_tree(tmp_path / "fewer", classes=3)
     error = refuse(capsys, fewer, tmp_path / "run", *flags)
     assert "classes 4 there and 3 here" in error
+
+
+def test_one_folder_of_classes_is_enough(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is held out is listed, and counts outside of the training as it did in it."""
+    data, output, result = tree / "train", tmp_path / "run", tmp_path / "result.json"
+    recipe = dataclasses.replace(RECIPE, epochs=1, milestones=(), val_fraction=0.25, seed=3)
+    summary = go(data, output, recipe)
+    held = (output / "val.csv").read_text("utf-8").splitlines()
+    assert held[0] == "name,label" and re.fullmatch(r"class\d/\d{3}\.png,class\d", held[1])
+    assert f"{len(held) - 1} of 64 images are held out for validation: " in capsys.readouterr().err
+    line = f"{data} --model {TINY} --checkpoint {output / 'best.pt'} --labels {output / 'val.csv'}"
+    assert evaluate_main([*line.split(), "--workers", "0", "--json", str(result)]) == 0
+    found = json.loads(result.read_text("utf-8"))
+    assert found["images"] == len(held) - 1 and found["top1"] == summary.best_top1
+    assert go(data, output, recipe).finished  # and the run knows its images
+
+
+def test_a_run_made_longer_ends_as_if_begun_so(
+    tree: Path, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "longer")
+    longer = dataclasses.replace(RECIPE, epochs=3)
+    assert go(tree, tmp_path / "longer", longer).epochs == 3
+    assert "It ends after 3 epochs instead of 2" in (told := capsys.readouterr().err)
+    assert "missing or damaged" not in told
+    assert go(tree, tmp_path / "whole", longer).epochs == 3
+    assert_same_weights(tmp_path / "longer", tmp_path / "whole")
 
 
 def test_bad_input_is_one_clear_line(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -186,6 +187,46 @@ def test_missing_and_differing_folders_are_named(tmp_path: Path) -> None:
         image.unlink()
     with pytest.raises(ValueError, match=r"no images in the folders of .*val for: class2\."):
         find_splits(tree)
+
+
+def test_images_are_held_out_by_their_names(tmp_path: Path) -> None:
+    """The same ones each time; others that come later move none of them."""
+    tree = make_tree(tmp_path / "t", classes=3, train=40, val=1) / "train"
+    splits = find_splits(tree, 0.25, seed=1)
+    assert splits.held_out and splits.classes == ("class0", "class1", "class2")
+    assert {label for _, label in splits.val} == {label for _, label in splits.train} == {0, 1, 2}
+    assert 15 <= len(splits.val) <= 45 and len(splits.val) + len(splits.train) == 120
+    assert not {*splits.val} & {*splits.train}
+    assert find_splits(tree, 0.25, seed=1) == splits != find_splits(tree, 0.25, seed=2)
+    for path in [*(tree / "class0").iterdir()]:
+        path.with_name("new" + path.name).write_bytes(path.read_bytes())
+    after = find_splits(tree, 0.25, seed=1)
+    assert {*splits.val} < {*after.val} and {*splits.train} < {*after.train}
+    moved = tree.rename(tmp_path / "elsewhere")
+    names = [path.relative_to(moved).as_posix() for path, _ in find_splits(moved, 0.25, 1).val]
+    assert names == [path.relative_to(tree).as_posix() for path, _ in after.val]
+
+
+def test_of_each_class_some_images_are_on_either_side(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, classes=4, train=2, val=1)
+    shutil.rmtree(tree / "val")
+    for fraction in (0.001, 0.999):
+        splits = find_splits(tree, fraction)  # of train/, as there is no val/
+        assert [label for _, label in splits.train] == [0, 1, 2, 3]
+        assert [label for _, label in splits.val] == [0, 1, 2, 3]
+    (tree / "train/class3/001.png").unlink()
+    with pytest.raises(ValueError, match=r"class3 in .*train has 1 images: none can be held out"):
+        find_splits(tree, 0.5)
+
+
+def test_images_are_held_out_only_where_none_are_to_validate_on(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, classes=2, train=2, val=1)
+    with pytest.raises(ValueError, match=r"There is a folder .*val to validate on\. Leave --val-f"):
+        find_splits(tree, 0.5)
+    with pytest.raises(
+        ValueError, match=r"no folder .*train.* one folder of classes: --val-fracti"
+    ):
+        find_splits(tree / "train")
 
 
 ORPHAN = """

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from pyconv import pyconvresnet_tiny
+from pyconv import get_model, pyconvresnet_tiny
 
 # Files are rewritten in place, cut and removed under the model, which may end the process.
 KEEPS = """
@@ -96,3 +97,23 @@ def test_a_file_that_is_being_written_is_neither_mixed_nor_called_damaged(
     with monkeypatch.context() as patch, pytest.raises(OSError, match="was changed while it was"):
         patch.setattr(torch, "load", meanwhile)
         pyconvresnet_tiny(weights=path)
+
+
+@pytest.mark.parametrize("name", ["pyconvresnet18", "pyconvresnet_tiny"])
+def test_tensors_have_the_default_strides_whatever_the_file_has(name: str, tmp_path: Path) -> None:
+    """Other strides would pass on to whatever is saved next, and safetensors refuses them."""
+    trained = get_model(name).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert trained.layer1[0].conv2.weight.stride()[1] == 1  # a 1x1, which both orders fit
+    torch.save(trained.state_dict(), tmp_path / "best.pt")
+    model = get_model(name, weights=tmp_path / "best.pt")
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[key])
+        assert tensor.stride() == torch.empty(tensor.shape).stride(), key
+    save_file(model.state_dict(), tmp_path / "best.safetensors")
+    again = get_model(name, weights=tmp_path / "best.safetensors").state_dict()
+    assert all(torch.equal(again[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_the_samples_own_weights_have_the_default_strides() -> None:
+    for key, tensor in pyconvresnet_tiny(pretrained=True).state_dict().items():
+        assert tensor.stride() == torch.empty(tensor.shape).stride(), key

@@ -38,7 +38,6 @@ from pyconv import (
     resnet34,
     resnet50,
 )
-from pyconv.models.factories import options_for
 from pyconv.models.registry import REGISTRY
 from pyconv.weights.checkpoint import load, read
 
@@ -231,10 +230,8 @@ def test_what_people_have_is_taken(
     make, lines = TAKEN[case]
     path = save(make(trained), tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
     caplog.clear()
-    sizes = options_for("pyconvresnet_tiny", path)
-    assert sizes == {"num_classes": 10, "in_channels": 1}
-    assert caplog.records == []  # what is told is told once, by what loads
-    model = pyconvresnet_tiny(weights=path, **sizes).eval()
+    model = pyconvresnet_tiny(weights=path).eval()
+    assert (model.num_classes, model.conv1.in_channels) == (10, 1)
     assert [record.getMessage() for record in caplog.records] == [f"{path} {x}" for x in lines]
     exact = not any(word in case for word in ROUNDED)
     for key, tensor in model.state_dict().items():
@@ -276,7 +273,11 @@ def test_weights_without_a_classifier(
     caplog.clear()
     pyconvresnet_tiny(weights=path, num_classes=0)
     assert not any("classifier" in record.getMessage() for record in caplog.records)
-    assert options_for("pyconvresnet_tiny", path)["num_classes"] == 0
+    assert pyconvresnet_tiny(weights=path).num_classes == 0
+    told = (
+        "has no classifier, so the model gives features. For a new, untrained one give num_classes."
+    )
+    assert f"{path} {told}" in [record.getMessage() for record in caplog.records]
 
 
 def test_a_classifier_of_another_name_and_other_classes(
@@ -545,8 +546,7 @@ def test_a_network_of_the_users_own_is_met_by_the_same_rules(
     register_model("own", Own)
     own = Own(7).half()
     path = save({"net": under("net.", own.state_dict())}, tmp_path / "c.pth")
-    assert options_for("own", path) == {"num_classes": 7}
-    model = get_model("own", weights=path, num_classes=7)
+    model = get_model("own", weights=path)
     assert torch.equal(model[3].weight, own[3].weight.float())  # type: ignore[index,union-attr]
     assert len(caplog.records) == 2
 
@@ -587,7 +587,7 @@ def test_without_the_package_safetensors_has_its_cure(
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     path = tmp_path / "c.safetensors"
     path.write_bytes(safetensors_bytes(dict(trained.state_dict())))
-    with pytest.raises(CheckpointError, match="pip install safetensors"):
+    with pytest.raises(CheckpointError, match=r"pip install 'torch-pyconv\[safetensors\]'"):
         pyconvresnet_tiny(weights=path)
 
 

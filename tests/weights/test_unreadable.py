@@ -14,10 +14,9 @@ import pytest
 import torch
 from failing import refusing
 
-from pyconv import CheckpointError, get_model, pyconvresnet_tiny
-from pyconv.models.factories import options_for
+from pyconv import CheckpointError, get_model, load, pyconvresnet_tiny
 from pyconv.models.registry import resolve_weights
-from pyconv.weights.checkpoint import read, read_notes
+from pyconv.weights.checkpoint import read, read_noted
 
 unix = pytest.mark.skipif(os.name == "nt", reason="pipes and names as on Unix")
 ERRORS = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOMEM)
@@ -40,10 +39,10 @@ def run(code: str, *arguments: object, environment: dict[str, str]) -> str:
 LOAD = """
 import json, os, sys
 import pyconv
-from pyconv.weights.checkpoint import read_notes
+from pyconv.weights.checkpoint import read_noted
 told = []
 for path in sys.argv[2:]:
-    for act in (lambda: pyconv.pyconvresnet_tiny(weights=path), lambda: read_notes(path)):
+    for act in (lambda: pyconv.pyconvresnet_tiny(weights=path), lambda: read_noted(path)):
         for after in (-1, 0, 100_000):
             for error in map(int, sys.argv[1].split(",")):
                 os.environ |= {"FAIL_ERRNO": str(error), "FAIL_AFTER": str(after)}
@@ -132,8 +131,8 @@ def test_what_is_there_and_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for act in (
         lambda place: pyconvresnet_tiny(weights=place),
-        lambda place: options_for("pyconvresnet_tiny", place),
-        read_notes,
+        load,
+        read_noted,
     ):
         with pytest.raises(IsADirectoryError, match="is a folder"):
             act(tmp_path)

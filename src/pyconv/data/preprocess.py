@@ -64,7 +64,9 @@ class Preprocess:
         """Resize and crop: ``[..., C, crop, crop]``, bilinear as PIL does it; of PIL's, uint8."""
         from torchvision.transforms.v2 import functional as tv
 
-        if not isinstance(image, Tensor):
+        if isinstance(image, Tensor):
+            image = _in_channels(image, len(self.mean))
+        else:
             image = to_bytes(image, len(self.mean))
         image = tv.resize(image, [self.resize], antialias=True)
         image = tv.center_crop(image, [self.crop, self.crop])
@@ -81,6 +83,22 @@ class Preprocess:
 
     def __call__(self, image: Image | Tensor) -> Tensor:
         return self.normalise(self.pixels(image))
+
+
+def _in_channels(image: Tensor, channels: int) -> Tensor:
+    """A tensor ``[..., C, H, W]`` in grey or colour, as PIL's images are brought there."""
+    from torchvision.transforms.v2 import functional as tv
+
+    have = image.shape[-3] if image.ndim > 2 else 0
+    if have == channels:
+        return image
+    if {have, channels} != {1, 3}:
+        raise ValueError(
+            f"The image is a tensor {list(image.shape)} and the network takes {channels} channels: "
+            f"[..., {channels}, H, W]. Give it in grey or in colour."
+        )
+    changed: Tensor = tv.rgb_to_grayscale(image, channels)
+    return changed
 
 
 IMAGENET = Preprocess()

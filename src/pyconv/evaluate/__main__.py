@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import functools
 import hashlib
 import os
 import signal
@@ -27,11 +28,11 @@ from ..system import commands, devices, processor
 from ..system.failures import explain
 from ..system.files import expanded, require_writable, write_result
 from ..system.launch import launch, process_count
-from ..system.processes import World, joined
+from ..system.processes import SharedError, World, joined
 from ..system.signals import noting
-from ..weights import store
-from ..weights.rows import WeightsEnum
-from . import report
+from ..weights import CheckpointError, DownloadError
+from ..weights.rows import provenance
+from . import published, report
 from .evaluation import Metrics, evaluate
 from .job import EvalOptions, Job, decide
 
@@ -74,7 +75,7 @@ def _result(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "model": job.name,
         "weights": str(job.weights),
-        "weights_file": _provenance(job.weights),
+        "weights_file": provenance(job.weights),
         "data": str(args.data or "the sample"),
         "finding": job.images.finding,
         "present_classes": len({label for _, label in job.images.samples}),
@@ -101,12 +102,6 @@ def _result(
     return result
 
 
-def _provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
-    if isinstance(weights, WeightsEnum):
-        return weights.provenance()
-    return store.provenance(weights, "a file of the user's")
-
-
 EXAMPLES = """\
   pyconv-eval --sample
       check the installation: the embedded network on 1,000 real images
@@ -116,10 +111,12 @@ EXAMPLES = """\
       the better weights at the larger crop that the authors report
   pyconv-eval /data/imagenet --model pyconvresnet50 --optimize --dtype bfloat16 --fast-decode
       the fastest way
+  pyconv-eval /data/imagenet --published --markdown table.md
+      all published weights that are here, with their authors' claims beside them
   pyconv-eval /data/imagenet --model pyconvresnet50 --nproc-per-node 8
       on eight GPUs; the counts are those of one
-  pyconv-eval /data/flowers/val --model resnet50 --checkpoint best.pth --json result.json
-      your own checkpoint on your own classes
+  pyconv-eval /data/flowers/val --checkpoint runs/flowers/best.pt --json result.json
+      what pyconv-train has trained, on your own classes
 """
 
 
@@ -134,7 +131,16 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("data", type=Path, nargs="?", help="the folder of images, or ILSVRC2012_img_val.tar")
     add("--sample", action="store_true", help="evaluate the embedded sample")
-    add("--model", help="of pyconv.list_models(), or module:name of your own")
+    add(
+        "--published",
+        action="store_true",
+        help="evaluate every published set in the cache, at each crop that its authors claim; "
+        "--model takes a pattern, such as 'pyconv*50'",
+    )
+    add(
+        "--model",
+        help="of pyconv.list_models(), or module:name of your own; default: what --checkpoint says",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--weights", help="published weights, such as IMAGENET1K_V2; default: the paper's"
@@ -166,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("results").add_argument
     add("--json", type=Path, metavar="FILE", help="write the result there as well, with all detail")
+    add("--markdown", type=Path, metavar="FILE", help="write the table of --published there")
     add("--csv", type=Path, metavar="FILE", help="append the result there as a row")
     add("--predictions", type=Path, metavar="FILE", help="write each image's top five, as CSV")
     return parser
@@ -177,11 +184,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.sample == (args.data is not None):
         parser.error("give either a folder of images or --sample")
     if args.sample:
-        own = ("model", "weights", "checkpoint", "labels", "crop", "resize")
+        own = ("model", "weights", "checkpoint", "labels", "crop", "resize", "published")
         for option in own:
-            if getattr(args, option) is not None:
+            if getattr(args, option):
                 parser.error(f"--sample has its own network and images: leave out --{option}")
-    elif args.model is None:
+    elif args.published:
+        for option in ("weights", "checkpoint", "crop", "resize", "predictions", "subset_classes"):
+            if getattr(args, option):
+                name = option.replace("_", "-")
+                parser.error(f"--published has its own weights and crops: leave out --{name}")
+    elif args.markdown is not None:
+        parser.error("--markdown is for --published")
+    elif args.model is None and args.checkpoint is None and args.weights is None:
         parser.error("--model is missing, such as --model pyconvresnet50")
     for option in ("checkpoint", "labels"):
         path = getattr(args, option)
@@ -189,7 +203,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             raise ValueError(f"--{option}: there is no file {path}. Give the path of one.")
     if args.workers is not None and args.workers < 0:
         parser.error("--workers must be 0 or more")
-    for path in (args.json, args.csv, args.predictions):  # before hours of work
+    for path in (args.json, args.markdown, args.csv, args.predictions):  # before hours of work
         if path is not None:
             require_writable(path)
     if args.csv is not None:
@@ -232,16 +246,16 @@ def _announce(job: Job) -> None:
     sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
-def _evaluate_here(args: argparse.Namespace, world: World) -> int:
-    """Evaluate this process's shard; the first process reports on all of them."""
-    job, options = world.on_all(lambda: decide(args, world))
+def _advise(options: EvalOptions) -> None:
+    advice = processor.advice(options.device.type, options.dtype)
+    if advice is not None and not options.optimize:  # which knows what to do about it
+        sys.stderr.write(f"{advice}\n")
+
+
+def _count(job: Job, options: EvalOptions, args: argparse.Namespace, world: World) -> Metrics:
+    """Count what the network gets right of this process's shard, until the first Ctrl-C."""
     if len(set(world.gather(_fingerprint(job.images)))) > 1:
         raise ValueError("The processes see different images. Give them all the same folder.")
-    if world.first:
-        _announce(job)
-        advice = processor.advice(options.device.type, options.dtype)
-        if advice is not None and not options.optimize:  # which knows what to do about it
-            sys.stderr.write(f"{advice}\n")
     loader = make_loader(
         job.images,
         job.preprocess,
@@ -254,7 +268,7 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
     model = world.on_all(lambda: _prepare(job, options))
     with noting(signal.SIGINT) as noted:
         world.gather(None)  # all begin once all note an interruption
-        metrics = evaluate(
+        return evaluate(
             model,
             loader,
             normalise=job.preprocess.normalise,
@@ -268,6 +282,15 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
             stop=lambda: bool(noted),
             world=world,
         )
+
+
+def _evaluate_here(args: argparse.Namespace, world: World) -> int:
+    """Evaluate this process's shard; the first process reports on all of them."""
+    job, options = world.on_all(lambda: decide(args, world))
+    if world.first:
+        _announce(job)
+        _advise(options)
+    metrics = _count(job, options, args, world)
     # The others wait, or whoever started them would hurry the first one.
     world.on_first(lambda: _write(job, _result(job, options, metrics, args, world), metrics, args))
     if metrics.partial:
@@ -279,6 +302,57 @@ def _evaluate_here(args: argparse.Namespace, world: World) -> int:
         if job.record is None or report.agrees(job.record, metrics)
         else commands.FAILED
     )
+
+
+def _evaluate_published(args: argparse.Namespace, world: World) -> int:
+    """Evaluate every published set that is there; what is done is written after each of them."""
+    todo = world.on_first(lambda: published.plan(args.model))
+    results: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+
+    def write(partial: bool) -> dict[str, Any]:
+        found = published.report(str(args.data), results, todo, failed, partial)
+        if args.json is not None:
+            write_result(args.json, found)
+        if args.markdown is not None:
+            write_result(args.markdown, published.table(found) + "\n")
+        return found
+
+    partial = False
+    try:
+        for name, crop in todo.runs:
+            own = argparse.Namespace(**vars(args) | {"model": None, "weights": name, "crop": crop})
+            try:
+                job, options = world.on_all(functools.partial(decide, own, world))
+            except (CheckpointError, DownloadError, SharedError) as error:
+                reason = error.__cause__ if isinstance(error, SharedError) else error
+                if not isinstance(reason, (CheckpointError, DownloadError)):
+                    raise
+                failed[name] = str(reason)
+                continue
+            if world.first:
+                if not results:
+                    _announce(job)
+                    _advise(options)
+                sys.stderr.write(f"{name}, crop {crop}\n")
+            metrics = _count(job, options, own, world)
+            results.append(_result(job, options, metrics, own, world))
+            partial = metrics.partial
+            world.on_first(lambda: write(True))
+            if args.csv is not None:
+                world.on_first(lambda: report.append_csv(args.csv, results[-1]))
+            if partial:
+                break
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        partial = True
+    if world.first:
+        commands.say(published.table(write(partial)))
+    if partial:
+        return commands.INTERRUPTED
+    broken = failed or any(result["system_errors"] for result in results)
+    return commands.FAILED if broken else commands.DONE
 
 
 def _fingerprint(images: ImageList) -> str:
@@ -294,7 +368,7 @@ def _command(argv: Sequence[str] | None) -> int:
     # Only a few counts are exchanged, so the CPU does it whatever device computes.
     with joined(patience=PATIENCE) as world:
         try:
-            return _evaluate_here(args, world)
+            return (_evaluate_published if args.published else _evaluate_here)(args, world)
         except (RuntimeError, MemoryError) as error:
             cure = "Use another --device, a smaller --batch-size or --dtype bfloat16."
             if (reason := explain(error, cure)) is None:

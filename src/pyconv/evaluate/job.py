@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbone import image_channels
 from ..data.folders import ImageList, find_images
-from ..data.preprocess import Preprocess, expected_pixels
-from ..models.factories import get_model, options_for
-from ..models.registry import published_pixels, resolve_weights
+from ..data.preprocess import Preprocess
+from ..models.load import find_source, open_model
+from ..models.registry import find_model, resolve_weights
 from ..system import devices, processor
 from ..system.files import expanded
 from ..system.processes import World
-from ..weights import checkpoint
 from ..weights.rows import PyConvResNetTiny_Weights, WeightsEnum, sample_file
 
 __all__ = ["EvalOptions", "Job", "decide"]
@@ -63,65 +61,56 @@ def decide(args: argparse.Namespace, world: World) -> tuple[Job, EvalOptions]:
         device, job = devices.choose_device(args.device, shared=True), _sample_job()
     else:
         # A misspelt network before anything else, then weights that nobody published.
-        published, chosen = published_pixels(args.model), _weights(args)
+        name, chosen = _source(args)
         if not expanded(args.data).exists():  # before weights are downloaded
             raise ValueError(f"There is no folder {args.data}. Give the folder of the images.")
         device = devices.choose_device(args.device, shared=True)
-        job = _job(args, chosen, published)
+        job = _job(args, name, chosen)
     return job, _options(args, device, len(job.images.samples), world)
 
 
 def _sample_job() -> Job:
-    weights = PyConvResNetTiny_Weights.DEFAULT
+    opened = open_model(PyConvResNetTiny_Weights.DEFAULT)
     return Job(
-        get_model(weights.value.model, weights=weights),
-        weights.value.model,
-        weights,
+        opened.model,
+        opened.name,
+        opened.weights,
         find_images(sample_file("images")),
-        weights.transforms(),
+        opened.pixels,
         record=json.loads(sample_file("record.json").read_text("utf-8")),
     )
 
 
-def _weights(args: argparse.Namespace) -> WeightsEnum | Path:
-    """The weights that were asked for; by default the paper's."""
+def _source(args: argparse.Namespace) -> tuple[str | None, WeightsEnum | Path]:
+    """The network, or None where the checkpoint says it, and the weights; default the paper's."""
+    if args.model is None:
+        return find_source(args.weights if args.checkpoint is None else expanded(args.checkpoint))
+    find_model(args.model)
     if args.checkpoint is not None:
-        return expanded(args.checkpoint)
+        return args.model, expanded(args.checkpoint)
     chosen = resolve_weights(args.model, args.weights is None, args.weights)
     assert chosen is not None
-    return chosen
+    return args.model, chosen
 
 
-def _job(args: argparse.Namespace, chosen: WeightsEnum | Path, published: Preprocess) -> Job:
+def _job(args: argparse.Namespace, name: str | None, chosen: WeightsEnum | Path) -> Job:
     """Build the model first: a wrong one should not wait for 50,000 images to be listed."""
-    notes, options = checkpoint.Notes(), {}
-    if isinstance(chosen, WeightsEnum):
-        published = chosen.value.preprocess
-        published.sized(args.crop, args.resize)  # a wrong size should not wait for a download
-    else:
-        notes, options = checkpoint.read_notes(chosen), options_for(args.model, chosen)
-    model = get_model(args.model, weights=chosen, **options)
-    note = None
-    if notes.preprocess is not None:
-        published = notes.preprocess
-        note = f"Preprocessing and classes are those that {chosen} was trained with."
-    preprocess = expected_pixels(
-        published,
-        image_channels(model),
-        crop=args.crop,
-        resize=args.resize,
-        network=str(chosen),
-    )
-    count, names = getattr(model, "num_classes", options.get("num_classes")), notes.classes or ()
-    if count == 0:
+    if isinstance(chosen, WeightsEnum):  # a wrong size should not wait for a download
+        chosen.value.preprocess.sized(args.crop, args.resize)
+    opened = open_model(chosen, name)
+    preprocess = opened.transforms(crop=args.crop, resize=args.resize)
+    if opened.num_classes == 0:
         raise ValueError(
             f"{chosen} holds weights without a classifier. Evaluate a checkpoint that has one; "
             "pyconv-train --weights can train one for it."
         )
-    classes = names if len(names) == count else count
-    images = find_images(args.data, classes, labels=args.labels)
+    note = None
+    if opened.notes.preprocess is not None:
+        note = f"Preprocessing and classes are those that {chosen} was trained with."
+    named = opened.notes.classes is not None and opened.classes
+    images = find_images(args.data, named or opened.num_classes, labels=args.labels)
     subset = _subset(images) if args.subset_classes else None
-    return Job(model, args.model, chosen, images, preprocess, subset, note=note)
+    return Job(opened.model, opened.name, chosen, images, preprocess, subset, note=note)
 
 
 def _subset(images: ImageList) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ library's download, which verifies them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -269,19 +270,28 @@ def register(name: str) -> Callable[..., nn.Module]:
     return entrypoint
 
 
-def _build(row: Architecture, weights: WeightsEnum | None, **options: Any) -> TimmResNet:
+def _build(
+    row: Architecture,
+    weights: WeightsEnum | None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> TimmResNet:
     model = TimmResNet(row, **options)
     if weights is not None:
         checkpoint.load(model, weights.get_state_dict(), str(weights), proven=True)
-    return model
+    return model.to(device=device, dtype=dtype)
 
 
 def _cfg(row: Architecture, weights: WeightsEnum | None) -> dict[str, Any]:
     """What timm wants to know of a set of weights, or of a network without."""
     pixels = Preprocess() if weights is None else weights.value.preprocess
+    strides = [row.stem.stride * (2 if row.stem.pool else 1), *(s.stride for s in row.stages)]
+    last = -(-pixels.crop // math.prod(strides))  # the side of the map that is pooled
     return {
         "url": "" if weights is None else weights.url,
         "input_size": (row.in_channels, pixels.crop, pixels.crop),
+        "pool_size": (last, last),
         "crop_pct": pixels.crop / pixels.resize,
         "interpolation": "bilinear",
         "mean": pixels.mean,

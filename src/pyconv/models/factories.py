@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..architectures import ARCHITECTURES, Architecture
 from ..backbone import image_channels
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 F = TypeVar("F", bound=Build)
+State = Mapping[str, Tensor]
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+NEW = "For a new, untrained one give num_classes."
 
 
 class ModelOptions(TypedDict, total=False):
@@ -33,8 +39,8 @@ class ModelOptions(TypedDict, total=False):
 
     weights: WeightsEnum | str | Path | None
     progress: bool
-    num_classes: int
-    in_channels: int
+    num_classes: int | None
+    in_channels: int | None
     dropout: float
     zero_init_residual: bool
     norm_layer: NormLayer | None
@@ -52,8 +58,8 @@ class Factory(Protocol):
         *,
         weights: WeightsEnum | str | Path | None = None,
         progress: bool = True,
-        num_classes: int = 1000,
-        in_channels: int = 3,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
         dropout: float = 0.0,
         zero_init_residual: bool = False,
         norm_layer: NormLayer | None = None,
@@ -135,7 +141,8 @@ def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOpt
 
     ``"module:name"`` imports the module first: it may register networks, or hold a factory of that
     name. A factory of the user's own is called with the options that are given here, and the
-    weights are loaded into what it returns.
+    weights are loaded into what it returns. Where these are a file, and it takes ``num_classes``,
+    it is called with the file's own unless one is given.
 
     Raises:
         ValueError: if there is no such network, with the nearest name; or if the module cannot be
@@ -146,9 +153,34 @@ def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOpt
         return network.factory(pretrained, **options)
     progress = options.pop("progress", True)
     weights = resolve_weights(name, pretrained, options.pop("weights", None))
-    model = _call(network, options)
-    if weights is not None:
-        state, proven = _read(weights, progress), not isinstance(weights, Path)
+    return build(network, weights, *_read(weights, progress), options)
+
+
+def build(
+    network: Registered,
+    weights: WeightsEnum | Path | None,
+    state: State | None,
+    notes: checkpoint.Notes,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    """Build a network with weights that are read already.
+
+    Args:
+        network: Which one.
+        weights: Where the state dict is from.
+        state: The state dict; None for fresh weights.
+        notes: What the file says beside it.
+        options: Those of the factory. Sizes that are None or not given are the weights' own.
+    """
+    if network.row is not None:
+        return _build(network.row, weights, state, **options)
+    given = {key: value for key, value in options.items() if value is not None}
+    if isinstance(weights, Path) and state is not None:
+        given = _sizes(network, state, notes, given) | given
+    model = _call(network, given)
+    if state is not None:
+        # Published weights were proven when they came into the cache; a path may lead to anything.
+        proven = not isinstance(weights, Path)
         checkpoint.load(model, state, str(weights), proven=proven)
     return model
 
@@ -170,47 +202,75 @@ def _call(network: Registered, options: Mapping[str, Any]) -> nn.Module:
     return network.factory(**options)
 
 
-def options_for(name: str, path: Path) -> dict[str, Any]:
-    """The options with which a network fits a checkpoint: its ``num_classes``, ``in_channels``.
-
-    Raises:
-        ValueError: as :func:`get_model`.
-        CheckpointError, OSError: if the file cannot be read.
-    """
-    network, state = find_model(name), checkpoint.read(path, tell=False)
-    if network.row is not None:
-        with torch.device("meta"):
-            return checkpoint.sizes(state, network.factory())
-    probe = _call(network, {"num_classes": 1})  # it says how its modules are named
+def _sizes(
+    network: Registered,
+    state: State,
+    notes: checkpoint.Notes,
+    given: Mapping[str, Any],
+) -> dict[str, int]:
+    """The sizes with which a factory of the user's own fits a file, where it takes them."""
+    if "num_classes" in given or not _takes(network, "num_classes"):
+        return {}
+    probe = _call(network, {**given, "num_classes": 1})  # it says how its modules are named
     sizes = checkpoint.sizes(state, probe)
-    sizes["num_classes"] = sizes["num_classes"] or len(checkpoint.read_notes(path).classes or ())
+    sizes["num_classes"] = sizes.get("num_classes") or len(notes.classes or ())
     if sizes.get("in_channels") == image_channels(probe):
         del sizes["in_channels"]  # which the factory need not take
     return {option: size for option, size in sizes.items() if size}
 
 
-def _read(weights: WeightsEnum | Path, progress: bool) -> Any:
+def _takes(network: Registered, option: str) -> bool:
+    """Whether a factory has an argument of this name."""
+    try:
+        parameters = inspect.signature(network.factory).parameters.values()
+    except ValueError:  # some callables have none
+        return False
+    return any(each.name == option or each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def _read(
+    weights: WeightsEnum | Path | None, progress: bool
+) -> tuple[State | None, checkpoint.Notes]:
     if isinstance(weights, Path):
-        return checkpoint.read(weights)
-    return weights.get_state_dict(progress)
+        return checkpoint.read_noted(weights)
+    return None if weights is None else weights.get_state_dict(progress), checkpoint.Notes()
 
 
 def _build(
-    row: Architecture, weights: WeightsEnum | Path | None, progress: bool, **options: Any
+    row: Architecture,
+    weights: WeightsEnum | Path | None,
+    state: State | None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    norm_layer: NormLayer | None = None,
+    **options: Any,
 ) -> ResNet:
     """Construct a network; with weights, without initialising first what they overwrite."""
-    if weights is None:
+    if state is not None and None in (num_classes, in_channels):
+        own = _own_sizes(row, state)
+        if num_classes is None and own.get("num_classes") == 0:
+            logger.warning("%s has no classifier, so the model gives features. %s", weights, NEW)
+        num_classes = own.get("num_classes") if num_classes is None else num_classes
+        in_channels = own.get("in_channels") if in_channels is None else in_channels
+    options |= {"num_classes": num_classes, "in_channels": in_channels, "norm_layer": norm_layer}
+    if state is None:
         return ResNet(row, **options)
-    state = _read(weights, progress)
     # A norm of the user's may compute in its constructor, so only our own skip theirs.
-    skip = options["norm_layer"] is None
-    with torch.device("meta") if skip else contextlib.nullcontext():
+    with torch.device("meta") if norm_layer is None else contextlib.nullcontext():
         model = ResNet(row, **options).float()  # as weights are kept, whatever the default dtype
-    # Published weights were proven when they came into the cache; a path may lead to anything.
     checkpoint.load(model, state, str(weights), proven=not isinstance(weights, Path))
     if any(parameter.is_meta for parameter in model.fc.parameters()):
         model.reset_classifier(model.num_classes)  # the checkpoint's did not fit and was left out
     return model.to(torch.get_default_device(), torch.get_default_dtype())
+
+
+def _own_sizes(row: Architecture, state: State) -> dict[str, int]:
+    """The sizes of a state dict, which may have the network below a prefix."""
+    sizes = checkpoint.sizes(state)
+    if sizes.get("num_classes") and "in_channels" in sizes:
+        return sizes
+    with torch.device("meta"):
+        return checkpoint.sizes(state, ResNet(row))
 
 
 def _factory(name: str, row: Architecture) -> Factory:
@@ -221,17 +281,18 @@ def _factory(name: str, row: Architecture) -> Factory:
         *,
         weights: WeightsEnum | str | Path | None = None,
         progress: bool = True,
-        num_classes: int = row.num_classes,
-        in_channels: int = row.in_channels,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
         dropout: float = 0.0,
         zero_init_residual: bool = False,
         norm_layer: NormLayer | None = None,
         output_stride: int = 32,
     ) -> ResNet:
+        chosen = resolve_weights(name, pretrained, weights)
         return _build(
             row,
-            resolve_weights(name, pretrained, weights),
-            progress,
+            chosen,
+            _read(chosen, progress)[0],
             num_classes=num_classes,
             in_channels=in_channels,
             dropout=dropout,
@@ -241,7 +302,7 @@ def _factory(name: str, row: Architecture) -> Factory:
         )
 
     factory.__name__ = factory.__qualname__ = name
-    factory.__doc__ = DOCUMENTATION.format(title=row.title)
+    factory.__doc__ = DOCUMENTATION.format(**vars(row))
     return factory
 
 
@@ -252,9 +313,11 @@ DOCUMENTATION = """{title}: ``[N, in_channels, H, W]`` -> ``[N, num_classes]``.
         weights: A published set (a member of the enum, its name, or ``"DEFAULT"``, the best), or
             the path of a checkpoint, the user's own included.
         progress: Show a bar while downloading.
-        num_classes: Outputs of the classifier; 0 for none. Where the weights have another number,
-            the classifier starts untrained.
-        in_channels: Channels of the images; the stem of the weights is adapted.
+        num_classes: Outputs of the classifier; 0 for none. Default the weights' own number, and
+            {num_classes} without weights. Where the weights have another, the classifier starts
+            untrained.
+        in_channels: Channels of the images; default the weights' own, and {in_channels} without
+            weights. Where the weights have another number, their stem is adapted.
         dropout: Probability of dropping a feature before the classifier.
         zero_init_residual: Start every block as its shortcut.
         norm_layer: Called with a number of channels; default ``nn.BatchNorm2d``.

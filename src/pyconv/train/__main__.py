@@ -32,8 +32,8 @@ EXAMPLES = """\
       --accumulate 8
       the recipe of the best published weights, its batch of 1024 in parts of 128
   pyconv-train /data/flowers --model pyconvresnet50 --output runs/flowers --weights DEFAULT \\
-      --freeze 2 --epochs 20 --milestones 15 --batch-size 64 --lr 0.01
-      fine-tune the published weights to other classes
+      --recipe finetune --val-fraction 0.2
+      fine-tune the published weights to the classes of a folder of folders
   torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
       -m pyconv.train /data/imagenet --model pyconvresnet50 --output runs/two-hosts
       on two machines: the same command on each
@@ -58,7 +58,9 @@ def seconds(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     text = "Train a network on labelled images."
     parser = commands.parser("pyconv-train", text, EXAMPLES, EXIT_CODES)
-    parser.add_argument("data", type=Path, help="folder with train/ and val/")
+    parser.add_argument(
+        "data", type=Path, help="folder with train/ and val/, or see --val-fraction"
+    )
     parser.add_argument("--model", required=True, help="of pyconv.list_models(), or module:factory")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument(

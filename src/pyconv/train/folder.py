@@ -20,7 +20,7 @@ from .state import read_best, read_state, write_state
 
 __all__ = ["RunFolder", "is_best_of"]
 
-FILES = ("last.pt", "best.pt", "log.csv", "steps.csv", "curves.png", "summary.json")
+FILES = ("last.pt", "best.pt", "log.csv", "steps.csv", "curves.png", "summary.json", "val.csv")
 LOCK_WAIT = 20  # seconds: loader processes of a killed run live on a little and hold its lock
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,25 +51,34 @@ class Splits:
     """The labelled images of train/ and val/; a label is a position in ``classes``."""
 
     root: Path
+    places: Mapping[str, Path]  # the folder that the images of a split lie in
     classes: tuple[str, ...]
     train: Samples
     val: Samples
     left_out: tuple[str, ...] = ()  # what is not learned from or validated on, in sentences
+    held_out: bool = False  # whether val was drawn from the images of one folder
 
 
-def find_splits(root: str | Path) -> Splits:
+def find_splits(root: str | Path, val_fraction: float = 0.0, seed: int = 0) -> Splits:
     """The images of ``root``/train and ``root``/val, each with one folder per class.
+
+    With a ``val_fraction`` about that share of the images of ``root``/train, or of ``root`` if
+    there is no such folder, is held out for validation. The seed and the name of an image decide,
+    so images that are added later move no other one from one side to the other.
 
     Raises:
         ValueError: if a folder is missing, a class has no images, or the two do not hold the same
             classes.
     """
     root = expanded(root)
+    if val_fraction:
+        return _hold_out(root, val_fraction, seed)
     for name in ("train", "val"):
         if not (root / name).is_dir():
             raise ValueError(
                 f"There is no folder {root / name}. Give the folder that holds train/ and val/, "
-                "each with one folder per class."
+                "each with one folder per class; or hold images out of one folder of classes: "
+                "--val-fraction 0.2."
             )
     train, val = find_images(root / "train"), find_images(root / "val")
     if train.classes != val.classes:
@@ -90,7 +99,38 @@ def find_splits(root: str | Path) -> Splits:
                 "them, or remove these folders from both train/ and val/."
             )
     left_out = train.left_out + val.left_out
-    return Splits(root, train.classes, train.samples, val.samples, left_out)
+    places = {"train": root / "train", "val": root / "val"}
+    return Splits(root, places, train.classes, train.samples, val.samples, left_out)
+
+
+def _hold_out(root: Path, fraction: float, seed: int) -> Splits:
+    if (root / "val").is_dir():
+        raise ValueError(
+            f"There is a folder {root / 'val'} to validate on. Leave --val-fraction out."
+        )
+    place = root / "train" if (root / "train").is_dir() else root
+    found = find_images(place)
+    drawn = {path: _draw(path.relative_to(place).as_posix(), seed) for path, _ in found.samples}
+    held: set[Path] = set()
+    for label, name in enumerate(found.classes):
+        own = sorted((path for path, of in found.samples if of == label), key=drawn.__getitem__)
+        if len(own) < 2:
+            raise ValueError(
+                f"The class {name} in {place} has {len(own)} images: none can be held out. Add "
+                "some, or remove the folder."
+            )
+        count = sum(drawn[path] < fraction for path in own)
+        held.update(own[: min(max(count, 1), len(own) - 1)])  # some of each class on either side
+    train = [sample for sample in found.samples if sample[0] not in held]
+    val = [sample for sample in found.samples if sample[0] in held]
+    places = {"train": place, "val": place}
+    return Splits(root, places, found.classes, train, val, found.left_out, held_out=True)
+
+
+def _draw(name: str, seed: int) -> float:
+    """A number in 0..1 for the name of an image."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogateescape"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") / 2**64
 
 
 def _first(names: Sequence[str], count: int = 3) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..system.files import naming, replacing
 from ..system.streams import message
+from ..viz.curves import training_curves
 from .progress import Progress
 
 __all__ = [
@@ -63,23 +64,9 @@ def _is_before(line: str, epoch: int, step: int) -> bool:
 def draw_curves(path: Path, title: str, history: Sequence[Row]) -> bool:
     """Draw loss and accuracy over the epochs; False where matplotlib is not installed."""
     try:
-        from matplotlib.figure import Figure
+        figure = training_curves(history, title=title)
     except ImportError:
         return False
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    for axes, name, label in (
-        (losses, "loss", "loss"),
-        (accuracies, "top1", "top-1 (%)"),
-    ):
-        for split, colour in (("train", "tab:gray"), ("val", "tab:blue")):
-            values = [row[f"{split}_{name}"] for row in history]
-            axes.plot(epochs, values, ".-", color=colour, label=split)
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
-    figure.suptitle(title)
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=110)
     return True

@@ -20,7 +20,7 @@ from . import loading
 from .changes import record
 from .folder import RunFolder, is_best_of
 from .loading import Batches, Splits, StepSampler, derive_seed
-from .logs import Board, RunLogs
+from .logs import Board, RunLogs, write_table
 from .meter import LossMeter
 from .progress import Progress
 from .recipe import Recipe, TrainOptions, differences, larger_part, part_size, rate_advice
@@ -100,6 +100,8 @@ def prepare(
     )
     for line in filter(None, advice if world.first else ()):
         message(line)
+    if splits.held_out:
+        world.on_first(lambda: _write_held_out(folder, splits))
     logs = RunLogs(
         folder.path,
         title=f"{model} on {len(splits.train):,} images",
@@ -154,10 +156,10 @@ def _look(data: str | Path, recipe: Recipe, world: World) -> Splits:
     Raises:
         ValueError: if there are none, or they do not fit the recipe or the processes.
     """
-    splits = loading.find_splits(data)
+    splits = loading.find_splits(data, recipe.val_fraction, recipe.seed)
     if len(splits.classes) < 2:
         raise ValueError(
-            f"{splits.root / 'train'} holds one class, {splits.classes[0]}: there is nothing to "
+            f"{splits.places['train']} holds one class, {splits.classes[0]}: there is nothing to "
             "tell it from. Put the images of each class into a folder of its own."
         )
     if len(splits.train) < recipe.batch_size:
@@ -204,8 +206,8 @@ def _take(
     """Take the folder for this run alone; the state to go on from, None to begin."""
     folder.take()
     images = {
-        "train": record(splits.root / "train", splits.train, splits.classes),
-        "val": record(splits.root / "val", splits.val, splits.classes),
+        "train": record(splits.places["train"], splits.train, splits.classes),
+        "val": record(splits.places["val"], splits.val, splits.classes),
     }
     return folder.go_on(resume, run, splits.classes, images, accept)
 
@@ -256,11 +258,29 @@ def _report_start(
     done = progress.epoch >= recipe.epochs
     place = f"step {progress.step + 1} of epoch {progress.epoch + 1}"
     message("The run is complete." if done else f"Going on with {place}.")
+    if (before := state["run"]["recipe"]["epochs"]) != recipe.epochs:
+        message(
+            f"It ends after {recipe.epochs} epochs instead of {before}: no rate depends on "
+            "that, so it is as if it had been begun so."
+        )
     now = {"size": world.size, "accumulate": options.accumulate}
     if changed := differences(state["processes"], now):
         message(f"Not bit for bit what the run would have been: processes {changed}.")
     if progress.history and not is_best_of(folder.best, state):
         message("best.pt is missing or damaged: only a better epoch will write it anew.")
+
+
+def _write_held_out(folder: RunFolder, splits: Splits) -> None:
+    """``val.csv``: the images held out, for ``pyconv-eval DATA --labels val.csv``."""
+    rows = [
+        {"name": path.relative_to(splits.root).as_posix(), "label": splits.classes[label]}
+        for path, label in splits.val
+    ]
+    write_table(folder.path / "val.csv", rows)
+    message(
+        f"{len(splits.val):,} of {len(splits.val) + len(splits.train):,} images are held out for "
+        f"validation: {folder.path / 'val.csv'} lists them."
+    )
 
 
 def _open_board(world: World, folder: RunFolder, progress: Progress) -> Board | None:

@@ -13,6 +13,7 @@ from ..system.commands import flag
 
 __all__ = [
     "AUGMENT",
+    "FINETUNE",
     "PAPER",
     "RECIPES",
     "Recipe",
@@ -67,7 +68,10 @@ class Recipe:
     resize: int | None = flag(None, "shorter side before the validation crop; default: as model")
     mean: tuple[float, ...] = flag((), "of the pixels in 0..1, per channel; default: as model")
     std: tuple[float, ...] = flag((), "their deviation; default: as model")
-    seed: int = flag(0, "decides initial weights, order and augmentation")
+    val_fraction: float = flag(
+        0.0, "share of the images to hold out for validation, where there is no val/; 0 for none"
+    )
+    seed: int = flag(0, "decides initial weights, order, augmentation and what is held out")
 
     def __post_init__(self) -> None:
         for name, good, must in (
@@ -95,6 +99,7 @@ class Recipe:
             ("crop", self.crop is None or self.crop >= 1, "at least 1"),
             ("resize", self.resize is None or self.resize >= 1, "at least 1"),
             ("std", all(value > 0 for value in self.std), "positive"),
+            ("val_fraction", 0 <= self.val_fraction < 1, "in 0 <= val_fraction < 1"),
             ("seed", self.seed >= 0, "at least 0"),
         ):
             if not good:
@@ -156,7 +161,20 @@ AUGMENT = replace(
     precision="bfloat16",
 )
 
-RECIPES = {"paper": PAPER, "augment": AUGMENT}
+# For some hundred or thousand images and weights to start from. docs/training.md tells what was
+# tried: small batches make enough steps, a rate in proportion to them keeps what the weights know.
+FINETUNE = replace(
+    PAPER,
+    epochs=20,
+    batch_size=16,
+    lr=0.01,
+    schedule="cosine",
+    milestones=(),
+    warmup=1.0,
+    min_scale=0.35,
+)
+
+RECIPES = {"paper": PAPER, "augment": AUGMENT, "finetune": FINETUNE}
 FAR_OFF = 4  # times that the batch may differ from the one for which a recipe's rate is
 
 

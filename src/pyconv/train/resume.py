@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .changes import Changes, changes, describe, first_names
-from .recipe import differences
+from .recipe import Recipe, differences
 
 __all__ = ["Agreed", "Records", "agree_on_images", "check_same", "is_same_run", "kept_name"]
 
@@ -31,7 +31,7 @@ def check_same(
     Raises:
         ValueError: if it is not; it says what differs.
     """
-    wrong = differences(_asked(state["run"]), _asked(run))
+    wrong = differences(_asked(state["run"]), _asked(run)) or _why_not_as_long(state, run)
     if not wrong and state["classes"] != list(classes):
         there = [name for name in state["classes"] if name not in classes]
         here = [name for name in classes if name not in state["classes"]]
@@ -51,8 +51,21 @@ def is_same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _asked(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was asked for. How many images there were is a matter of the images."""
-    return {k: v for k, v in (run["identity"] | run["recipe"]).items() if k != "images"}
+    """What a run was asked for, but for what may change while it lasts."""
+    asked = run["identity"] | Recipe().as_dict() | run["recipe"]  # which may be older than a field
+    # How many images there were is a matter of the images.
+    return {key: value for key, value in asked.items() if key not in ("images", "epochs")}
+
+
+def _why_not_as_long(state: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Why a run cannot go on to another number of epochs; empty if it can."""
+    before, now = state["run"]["recipe"]["epochs"], run["recipe"]["epochs"]
+    if now == before:
+        return ""
+    if run["recipe"]["schedule"] == "cosine":
+        return f"epochs {before} there and {now} here, on which each rate of a cosine depends"
+    begun = len(state["history"]) + bool(state["position"]["step"])
+    return f"{begun} epochs are begun there, and {now} are asked for" if now < begun else ""
 
 
 class Agreed(NamedTuple):
@@ -103,7 +116,11 @@ def agree_on_images(
             "weights on others with pyconv-eval; to train on, give another --output and "
             f"--weights {source}."
         )
-    excused = found and all(each.are_of(_of(split, unreadable)) for split, each in found.items())
+    held_out = bool(run["recipe"].get("val_fraction"))  # both splits lie in train/, if there is one
+    excused = found and all(
+        each.are_of(_of("train" if held_out else split, unreadable))
+        for split, each in found.items()
+    )
     if not accept and not excused:
         raise ValueError(
             f"{source} was trained on other images: {told}. Put these back, or go on with the "
@@ -121,9 +138,8 @@ def agree_on_images(
     return Agreed(tuple(lines), anew)
 
 
-def _of(split: str, names: set[str]) -> set[str]:
-    begin = f"{split}/"
-    return {name[len(begin) :] for name in names if name.startswith(begin)}
+def _of(folder: str, names: set[str]) -> set[str]:
+    return {name.removeprefix(f"{folder}/") for name in names}
 
 
 def kept_name(compared_from: int) -> str:

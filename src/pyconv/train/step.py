@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..backbone import Network, image_channels, missing
 from ..data.preprocess import Preprocess, expected_pixels
 from ..models.factories import get_model
-from ..models.registry import published_pixels
+from ..models.registry import find_model, published_pixels
 from ..system.devices import DTYPES
 from ..system.processes import World
 from ..weights import checkpoint
@@ -45,7 +45,12 @@ def build_network(
     Raises:
         ValueError: if there is no such network.
     """
-    return get_model(name, weights=weights, num_classes=classes)
+    row = find_model(name).row
+    if row is None:
+        return get_model(name, weights=weights, num_classes=classes)
+    # Not the weights' own channels, which nobody would know when the run goes on without them.
+    channels = row.in_channels
+    return get_model(name, weights=weights, num_classes=classes, in_channels=channels)
 
 
 def join_norms(network: nn.Module) -> nn.Module:

@@ -172,6 +172,13 @@ class WeightsEnum(Enum):
         return ResNet(ARCHITECTURES[row.model]) if row.network is None else row.network()
 
 
+def provenance(weights: WeightsEnum | Path) -> dict[str, str | None]:
+    """The hash of published weights or of a file, and how far it is trusted."""
+    if isinstance(weights, WeightsEnum):
+        return weights.provenance()
+    return store.provenance(weights, "a file of the user's")
+
+
 @cache
 def _pins() -> dict[str, str]:
     """Hashes known to the library, by the name of the weights; filled by ``pyconv-weights pin``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-__all__ = ["class_names", "synsets", "val_labels"]
+__all__ = ["class_names", "synsets", "val_labels", "word"]
 
 FOLDER = Path(__file__).parent
 
@@ -25,6 +25,16 @@ def synsets() -> tuple[str, ...]:
 def class_names() -> tuple[str, ...]:
     """The 1000 English names in class order, as torchvision's weights list them."""
     return tuple(name for _, name in _classes())
+
+
+@cache
+def _words() -> dict[str, str]:
+    return dict(_classes())
+
+
+def word(name: str) -> str:
+    """The English name of a class that is named by its synset; any other name as it is."""
+    return _words().get(name, name)
 
 
 @cache

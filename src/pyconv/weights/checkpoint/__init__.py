@@ -7,7 +7,8 @@ knows which network they are of.
 
 from .fit import check_structure, check_values, load, sizes
 from .kind import CheckpointError
-from .layout import Notes, read, read_notes
+from .layout import Notes, read, read_noted
+from .whose import whose
 
 __all__ = [
     "CheckpointError",
@@ -16,6 +17,7 @@ __all__ = [
     "check_values",
     "load",
     "read",
-    "read_notes",
+    "read_noted",
     "sizes",
+    "whose",
 ]

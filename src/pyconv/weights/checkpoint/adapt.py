@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .kind import CheckpointError
 
-__all__ = ["BATCHES", "Shapes", "State", "adapt", "first", "is_stored"]
+__all__ = ["BATCHES", "Shapes", "State", "adapt", "first", "is_stored", "whole_name"]
 
 State = dict[str, Tensor]
 Shapes = Mapping[str, Tensor]  # tensors, or tensors on the meta device, by their keys
@@ -58,9 +58,9 @@ def is_stored(tensor: Tensor) -> bool:
 def _without_prefix(given: Shapes, expected: Shapes, changes: list[str]) -> tuple[State, State]:
     """The entries below the prefix under which most of the model is found, and the others."""
     anchor = "." + next(iter(expected), "")
-    prefixes = {k[: 1 - len(anchor)] for k in map(_whole, given) if k.endswith(anchor)}
+    prefixes = {k[: 1 - len(anchor)] for k in map(whole_name, given) if k.endswith(anchor)}
     counts = {
-        prefix: sum(_whole(k[len(prefix) :]) in expected for k in given if k.startswith(prefix))
+        prefix: sum(whole_name(k[len(prefix) :]) in expected for k in given if k.startswith(prefix))
         for prefix in {"", *prefixes}
     }
     best = sorted(prefix for prefix, count in counts.items() if count == max(counts.values()))
@@ -76,7 +76,7 @@ def _without_prefix(given: Shapes, expected: Shapes, changes: list[str]) -> tupl
     return own, {k: v for k, v in given.items() if not k.startswith(best[0])}
 
 
-def _whole(key: str) -> str:
+def whole_name(key: str) -> str:
     """The name of the tensor that an entry is, or may be a part of."""
     key = re.sub(r"parametrizations\.(\w+)\.original[01]$", r"\1", key)
     return re.sub(r"_(g|v|orig|mask)$", "", key)

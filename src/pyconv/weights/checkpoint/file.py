@@ -159,7 +159,7 @@ def _read_safetensors(path: Path, file: BinaryIO) -> object:
     except ImportError as error:
         raise CheckpointError(
             f"{path} is a safetensors file, and the package that reads it is not installed: "
-            "pip install safetensors"
+            "pip install 'torch-pyconv[safetensors]'."
         ) from error
     state: object = safetensors.load(file.read())
     return state

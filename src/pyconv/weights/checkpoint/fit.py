@@ -33,9 +33,13 @@ def sizes(state: Shapes, network: nn.Module | None = None) -> dict[str, int]:
     first_conv, classifier = _keys(network)
     if network is not None:
         state, _ = adapt(state, network.state_dict(), classifier)
-    stem = state.get(first_conv)
-    channels = {} if stem is None or stem.ndim != 4 else {"in_channels": stem.shape[1]}
-    return {"num_classes": _count_classes(state, classifier), **channels}
+    found: dict[str, int] = {}
+    weight, stem = state.get(classifier), state.get(first_conv)
+    if weight is None or (weight.ndim and is_stored(weight)):  # a few bytes can claim any size
+        found["num_classes"] = 0 if weight is None else len(weight)
+    if stem is not None and stem.ndim == 4 and is_stored(stem):
+        found["in_channels"] = stem.shape[1]
+    return found
 
 
 def _keys(network: nn.Module | None) -> tuple[str, str]:
@@ -189,12 +193,19 @@ def _fit_stem(state: State, expected: Shapes, first_conv: str, changes: list[str
 
 
 def _apart(state: State) -> State:
-    """The same values, no two of them in one memory, as tied weights are saved."""
+    """The same values, each in memory of its own and in PyTorch's default order of the elements.
+
+    Files keep tied weights, and the order of models that were trained channels-last.
+    """
     done: State = {}
     seen: set[int] = set()
     for key, tensor in state.items():
         memory = tensor.untyped_storage()
         shared = memory.nbytes() > tensor.nbytes or memory.data_ptr() in seen
+        if tensor.ndim >= 4 or not tensor.is_contiguous():
+            # Copies where the order is another. 1x1 kernels have one order and the strides of
+            # either, and by the strides PyTorch decides in which it computes.
+            tensor = tensor.reshape(-1).view(tensor.shape)
         done[key] = tensor.clone() if shared else tensor
         seen.add(memory.data_ptr())
     return done

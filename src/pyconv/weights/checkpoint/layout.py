@@ -13,7 +13,7 @@ from ...data.preprocess import Preprocess
 from .file import read_content
 from .kind import CheckpointError
 
-__all__ = ["Notes", "read", "read_notes"]
+__all__ = ["Notes", "read", "read_noted"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -48,8 +48,17 @@ def read(path: str | Path, tell: bool = True) -> dict[str, Tensor]:
         CheckpointError: if the file is none, or is damaged.
         OSError: if the system does not give its bytes, FileNotFoundError if it is not there.
     """
+    return read_noted(path, tell)[0]
+
+
+def read_noted(path: str | Path, tell: bool = True) -> tuple[dict[str, Tensor], Notes]:
+    """As :func:`read`, and what ``pyconv-train`` wrote beside the weights."""
     path = Path(path)
     content = read_content(path)
+    return _state_in(content, path, tell), Notes.of(content)
+
+
+def _state_in(content: object, path: Path, tell: bool) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path} holds no state dict. Save model.state_dict() and load that.")
     found = {"": content} if _is_state(content) else _find(content)
@@ -120,6 +129,7 @@ class Notes(NamedTuple):
 
     classes: tuple[str, ...] | None = None  # their names, in the order of the outputs
     preprocess: Preprocess | None = None  # what the images passed through
+    model: str | None = None  # the name of the network, as the command was given it
 
     @classmethod
     def of(cls, content: object) -> Notes:
@@ -132,7 +142,14 @@ class Notes(NamedTuple):
         if isinstance(images, dict) and _are_images(images):
             mean, std = (tuple(map(float, images[key])) for key in ("mean", "std"))
             preprocess = Preprocess(images["crop"], images["resize"], mean, std)
-        return cls(tuple(classes) if classes else None, preprocess)
+        run = dict.get(parts, "run")
+        identity = dict.get(run, "identity") if isinstance(run, dict) else None
+        model = dict.get(identity, "model") if isinstance(identity, dict) else None
+        return cls(
+            tuple(classes) if classes else None,
+            preprocess,
+            model if isinstance(model, str) else None,
+        )
 
 
 def _are_images(images: dict[Any, Any]) -> bool:
@@ -147,12 +164,3 @@ def _are_images(images: dict[Any, Any]) -> bool:
         and all(type(number) in (int, float) for number in [*mean, *std])
         and min(std) > 0
     )
-
-
-def read_notes(path: str | Path) -> Notes:
-    """Read what ``pyconv-train`` wrote beside the weights of a checkpoint.
-
-    Raises:
-        CheckpointError, OSError: as :func:`read`.
-    """
-    return Notes.of(read_content(Path(path)))
