@@ -84,10 +84,10 @@ def tiles() -> None:
                         facecolor=colour if used else IDLE, lw=0,
                     )
                 )  # fmt: skip
-        axes.text(13.7, bottom + 0.8, "the same 5x5 weights,\nand a column of zeros", va="center",
-                  fontsize=8.5)  # fmt: skip
-    axes.text(0, -0.55, "30 products per input channel instead of 25, and two lanes at work instead of one",
-              fontsize=9, color=INK)  # fmt: skip
+        text = "the same 5x5 weights,\nand a column of zeros"
+        axes.text(13.7, bottom + 0.8, text, va="center", fontsize=8.5)
+    text = "30 products per input channel instead of 25, and two lanes at work instead of one"
+    axes.text(0, -0.55, text, fontsize=9, color=INK)
     save(figure, "tiles")
 
 

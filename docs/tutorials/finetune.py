@@ -25,7 +25,6 @@ import pyconv
 from pyconv.data import find_images, make_loader
 from pyconv.evaluate import evaluate
 from pyconv.train import Recipe, TrainOptions, train
-from pyconv.weights.checkpoint import read_notes
 
 work = Path(tempfile.mkdtemp())
 
@@ -94,7 +93,7 @@ print(f"{summary.epochs} epochs, {summary.best_top1:.1f} % of the validation ima
 #
 # A network that has seen other images learns faster. ``weights`` may be published weights or a
 # checkpoint. Here they are those of the sample, which was trained on photographs of clothes. With
-# other classes the classifier starts anew. A start from weights takes a lower rate and fewer epochs.
+# other classes the classifier starts anew. Starting from weights takes a lower rate, fewer epochs.
 
 gentle = replace(recipe, epochs=2, lr=0.02)
 tuned = train(
@@ -131,14 +130,13 @@ figure.tight_layout()
 # What goes wrong
 # ---------------
 #
-# ``best.pt`` knows its classes and how images are prepared, so it can be evaluated without more
-# words: ``pyconv-eval digits/val --model pyconvresnet_tiny --checkpoint run/best.pt``. In Python,
-# ``evaluate`` counts, and can keep the five most likely classes of each image.
+# ``best.pt`` knows its network, its classes and how images are prepared, so that
+# ``pyconv-eval digits/val --checkpoint tuned/best.pt`` needs no more words, and neither does
+# ``pyconv.load``. ``evaluate`` counts, and can keep the most likely classes of each image.
 
 val = find_images(data / "val")
-best = work / "tuned" / "best.pt"
-pixels = read_notes(best).preprocess
-model = pyconv.pyconvresnet_tiny(weights=best)
+model = pyconv.load(work / "tuned" / "best.pt")
+pixels = model.transforms()
 loader = make_loader(val, pixels, batch_size=64, workers=0)
 metrics = evaluate(model, loader, normalise=pixels.normalise, device="cpu", predictions=True)
 print(f"top-1 {metrics.top1:.1f} % of {metrics.images} images")

@@ -54,7 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", list(pages()))
 def test_the_python_of_a_page_runs(page: Path, world: Path) -> None:
     runs = (block for block in snippets.blocks(page) if block.not_run is None)
     script = world / f"page_{page.stem}.py"
