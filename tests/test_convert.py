@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from pyconv import PyConv2d, convert
+from pyconv.data import find_images
 from pyconv.levels import plan_in_place_of
+from pyconv.weights.rows import sample_file
 
 NETWORKS = {  # how many 3x3 convolutions are eligible
     "resnet18": 16, "vgg11": 7, "densenet121": 58, "squeezenet1_0": 8, "mobilenet_v2": 0,
@@ -179,21 +185,72 @@ def test_a_convolution_alone_has_no_place_to_be_replaced_in() -> None:
         convert(conv())
 
 
-def test_a_converted_network_learns() -> None:
+@pytest.mark.parametrize(
+    ("name", "pyramids"),
+    [("resnet10t", 10), ("darknet17", 10), ("test_efficientnet", 3), ("test_nfnet", 0)],
+)
+def test_a_network_of_timm_computes_maps_of_the_same_sizes(name: str, pyramids: int) -> None:
+    model = timm.create_model(name, num_classes=10).eval()
+    found = convert(model)
+    assert len(found.changed) == pyramids and found.after == count(model) <= found.before
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 64, 64)).shape == (1, 10)
+
+
+class UNet(nn.Module):
+    """Two scales and their bridge: one logit per pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def double(first: int, second: int) -> nn.Module:
+            convs = nn.Conv2d(first, second, 3, padding=1), nn.Conv2d(second, second, 3, padding=1)
+            norms = nn.BatchNorm2d(second), nn.BatchNorm2d(second)
+            return nn.Sequential(convs[0], norms[0], nn.ReLU(), convs[1], norms[1], nn.ReLU())
+
+        self.fine, self.coarse, self.join = double(3, 16), double(16, 32), double(48, 16)
+        self.out = nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x)
+        coarse = self.coarse(F.max_pool2d(fine, 2))
+        logits: Tensor = self.out(
+            self.join(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], 1))
+        )
+        return logits
+
+
+LEARNERS: dict[str, Callable[[], nn.Module]] = {
+    "torchvision": lambda: torchvision.models.resnet18(num_classes=10),
+    "timm": lambda: timm.create_model("test_resnet", num_classes=10),
+    "U-Net": UNet,
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_converted_network_learns_real_images(name: str) -> None:
+    """Photographs of the sample: their classes, or where the garment is."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), conv(), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(16, 2),
-    )  # fmt: skip
+    samples = find_images(sample_file("images")).samples[::50]
+    pixels = [np.asarray(Image.open(path).convert("RGB")) for path, _ in samples]
+    x = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
+    y = torch.tensor([label for _, label in samples])
+    garment = (x.mean(1, keepdim=True) > 0.1).float()
+    model = LEARNERS[name]()
     assert convert(model).changed
-    x, y = torch.randn(16, 3, 12, 12), torch.arange(16) % 2
-    x[y == 1] += 1
-    optimizer = torch.optim.SGD(model.parameters(), 0.3)
+    optimizer = torch.optim.Adam(model.parameters(), 4e-3)
     losses = []
-    for _ in range(40):
-        loss = nn.functional.cross_entropy(model(x), y)
+    for _ in range(16):
+        out = model(x)
+        loss = (
+            F.binary_cross_entropy_with_logits(out, garment)
+            if out.dim() == 4
+            else F.cross_entropy(out, y)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+    pyramids = [m for m in model.modules() if isinstance(m, PyConv2d)]
+    assert all(p.grad is not None and p.grad.any() for m in pyramids for p in m.parameters())

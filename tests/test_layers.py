@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 
@@ -22,7 +23,7 @@ from pyconv import (
     pyconvhgresnet50,
     pyconvresnet18,
 )
-from pyconv.levels import fitting_groups, share_channels
+from pyconv.levels import fitting_groups, plan_levels, share_channels
 
 GOLDENS = load("layer_goldens")
 
@@ -140,6 +141,38 @@ def test_groups_are_the_papers_where_they_divide() -> None:
     assert fitting_groups(7, (5, 5)) == (1, 1)
 
 
+@pytest.mark.parametrize("kind", [PyConv1d, PyConv2d, PyConv3d])
+def test_the_default_groups_divide_whatever_the_channels(kind: type[PyConv2d]) -> None:
+    def rows(*arguments: object) -> list[tuple[int, int, int]]:
+        layer = kind(*arguments)  # type: ignore[arg-type]
+        return [(m.out_channels, m.kernel_size[0], m.groups) for m in layer.levels]  # type: ignore[misc,index]
+
+    assert rows(64, 64) == rows(64, 64, (3, 5, 7, 9), (1, 4, 8, 16))
+    assert rows(64, 64, 3) == [(64, 3, 1)]
+    assert rows(64, 64, (3, 5)) == [(32, 3, 1), (32, 5, 4)]
+    assert rows(3, 64) == [(16, 3, 1), (16, 5, 1), (16, 7, 1), (16, 9, 1)]
+    assert rows(58, 58) == [(16, 3, 1), (14, 5, 2), (14, 7, 2), (14, 9, 2)]
+    assert rows(27, 27, (3, 5, 7)) == [(12, 3, 1), (6, 5, 3), (9, 7, 9)]
+
+
+channels = st.integers(1, 200)
+
+
+@given(channels, channels, st.integers(1, 6))
+def test_every_number_of_channels_that_is_enough_has_levels(inputs: int, outs: int, n: int) -> None:
+    kernels, paper = (3, 5, 7, 9, 11, 13)[:n], (1, 4, 8, 16, 32, 64)[:n]
+    shares = 1 << (n - 1).bit_length()
+    if outs < shares:
+        with pytest.raises(ValueError, match=f"Use {shares}, give one number"):
+            plan_levels(inputs, outs, kernels, None)
+        return
+    levels = plan_levels(inputs, outs, kernels, None)
+    assert sum(level.out_channels for level in levels) == outs
+    assert all(inputs % g == c % g == 0 and k in kernels for c, k, g in levels)
+    with contextlib.suppress(ValueError):  # where the paper's groups divide, they are taken
+        assert levels == plan_levels(inputs, outs, kernels, paper)
+
+
 def test_one_level_is_a_plain_convolution() -> None:
     level = get_pyconv(8, 16, (5,), stride=2, pyconv_groups=(4,))
     assert isinstance(level, nn.Conv2d)
@@ -203,9 +236,10 @@ def test_copies_and_pickles_compute_the_same() -> None:
         ({"pyconv_kernels": (3, 5, 7, 0)}, "level 4: kernel size 0"),
         ({"pyconv_kernels": (3, 5.0, 7, 9)}, "level 2: kernel size 5.0"),
         ({"pyconv_kernels": ()}, "pyconv_kernels is empty"),
-        ({"pyconv_kernels": (3, 5)}, "pyconv_groups has 4 entries and pyconv_kernels has 2"),
+        ({"pyconv_groups": (1, 4)}, "pyconv_groups has 2 entries and pyconv_kernels has 4"),
+        ({"pyconv_groups": 2, "pyconv_kernels": 3}, "as in the order of nn.Conv2d, write stride=2"),
         ({"out_channels": [16, 16]}, "out_channels has 2 entries and pyconv_kernels has 4"),
-        ({"out_channels": 66}, r"out_channels=66 cannot be shared out over 4 levels.*Use 64"),
+        ({"out_channels": 66, "pyconv_groups": (1,) * 4}, "66 cannot.*64.* leave pyconv_groups"),
         ({"out_channels": 1}, r"must be a multiple of 4. Use 4"),
         ({"out_channels": [16, 16, 0, 16]}, "level 3: out_channels 0 must be a positive"),
         ({"pyconv_groups": (1, 4, 8, 3)}, r"level 4: 3 groups do not divide in_channels=64 and "),
@@ -216,7 +250,10 @@ def test_copies_and_pickles_compute_the_same() -> None:
         ({"stride": 0}, "stride=0 must be a positive whole number, or 2 of them"),
         ({"stride": (1, 2, 3)}, r"stride=\(1, 2, 3\) must be"),
         ({"dilation": 1.5}, "dilation=1.5 must be"),
-        ({"in_channels": 6}, r"level 2: 4 groups do not divide.*Groups that do: 1, 2; or pyconv"),
+        (
+            {"in_channels": 6, "pyconv_groups": (1, 4, 8, 16)},
+            r"level 2: 4 groups do not divide.*Groups that do: 1, 2; or pyconv",
+        ),
     ],
 )
 def test_what_cannot_work_says_why_and_what_would(arguments: dict[str, object], words: str) -> None:

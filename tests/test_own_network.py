@@ -67,6 +67,7 @@ def test_a_row_has_the_factory_of_the_zoo() -> None:
         ("pyconv.get_model('plain', num_classes=3, dropout=0.1)", "keyword argument 'dropout'"),
         ("pyconv.get_model('plane')", "Did you mean 'plain'"),
         ("pyconv.get_model('plain', num_classes=3, pretrained=True)", "no published weights"),
+        ("pyconv.Backbone(own_networks.Plain(3), (0, 1))", "must name stages of 1 to 2"),
         ("pyconv.Backbone(torch.nn.Linear(1, 1))", "lacks stem, stages, channels, strides"),
     ],
 )

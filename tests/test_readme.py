@@ -26,6 +26,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 MODULES = {
     "pyconv-eval": "pyconv.evaluate",
     "pyconv-predict": "pyconv.predict",
+    "pyconv-segment": "pyconv.segmentation",
     "pyconv-train": "pyconv.train",
     "pyconv-weights": "pyconv.weights",
 }

@@ -6,8 +6,9 @@ network is a new row here, and a line in ``models.py`` for editors and type chec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 __all__ = ["ARCHITECTURES", "Architecture", "Stage", "Stem"]
 
@@ -47,6 +48,52 @@ class Architecture:
     pool_shortcut: bool  # 3x3 max-pool, then an unstrided 1x1; else a strided 1x1
     in_channels: int = 3
     num_classes: int = 1000
+
+
+class Sampling(NamedTuple):
+    """How a stage samples the map that it reads."""
+
+    stride: int  # of its first block
+    first: int  # dilation of its first block
+    pool: int  # dilation of the pool in the shortcut of that block
+    dilation: int
+    reduction: int  # input pixels per feature of its map
+
+
+def sample_stages(
+    row: Architecture, output_stride: Any, dilate: Any, dilate_first_block: bool
+) -> list[Sampling]:
+    """Decide which stages dilate instead of striding.
+
+    Args:
+        row: The network.
+        output_stride: 32, 16 or 8: the most that the last map may shrink.
+        dilate: Instead, whether to dilate, for each stage but the first; None to leave it.
+        dilate_first_block: Whether the first block dilates as the others, and its pool does not;
+            else both look as far as the stage before.
+
+    Raises:
+        ValueError: if that cannot be.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride={output_stride!r} must be 32, 16 or 8.")
+    later = len(row.stages) - 1
+    flags = dilate if dilate is None or isinstance(dilate, Sequence) else ()
+    if flags is not None and (len(flags) != later or output_stride != 32):
+        raise ValueError(
+            f"replace_stride_with_dilation={dilate!r} must be {later} times True or False, for the "
+            f"stages from the second on, and output_stride={output_stride!r} stay 32."
+        )
+    stride, dilation, samplings = row.stem.stride * (2 if row.stem.pool else 1), 1, []
+    for number, stage in enumerate(row.stages):
+        before, own = dilation, stage.stride
+        beyond = stride * own > output_stride if flags is None else number and flags[number - 1]
+        if beyond:
+            dilation, own = dilation * own, 1
+        stride *= own
+        first, pool = (dilation, 1) if dilate_first_block else (before, before)
+        samplings.append(Sampling(own, first, pool, dilation, stride))
+    return samplings
 
 
 DEPTHS = {

@@ -7,17 +7,19 @@ Larger kernels take more groups, so that the cost of a pyramid stays near that o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .levels import per_dimension, plan_levels
 from .onednn import computed_rightly
+from .renamed import renamed
 from .replaceable import replaceable
 
-__all__ = ["PyConv1d", "PyConv2d", "PyConv3d", "get_pyconv"]
+__all__ = ["PyConv1d", "PyConv2", "PyConv2d", "PyConv3", "PyConv3d", "PyConv4", "get_pyconv"]
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Conv = type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]
@@ -37,7 +39,7 @@ class _PyConvNd(nn.Module):
         in_channels: int,
         out_channels: int | Sequence[int],
         pyconv_kernels: int | Sequence[int] = (3, 5, 7, 9),
-        pyconv_groups: int | Sequence[int] | None = (1, 4, 8, 16),
+        pyconv_groups: Sequence[int] | None = None,
         stride: int | Sequence[int] = 1,
         dilation: int | Sequence[int] = 1,
         bias: bool = False,
@@ -103,10 +105,11 @@ class PyConv2d(_PyConvNd):
 
     Args:
         in_channels: Channels of the input; every level sees all of them.
-        out_channels: One number per level, or one in all, shared out as the paper does.
+        out_channels: One number per level, or one in all, shared out as the paper does. A number
+            that does not divide so is shared out about so, unless the groups are given.
         pyconv_kernels: One odd kernel size per level.
-        pyconv_groups: One number of groups per level; None takes the paper's 1, 4, 8, 16, ...,
-            lowered per level until they divide its channels.
+        pyconv_groups: One number of groups per level; default the paper's 1, 4, 8, 16, ..., or the
+            nearest that divide a level's channels.
         stride: Stride of every level, one number or one per dimension of the map.
         dilation: Dilation of every level, likewise; the padding follows it.
         bias: Whether the levels have a bias; off, because a norm usually follows.
@@ -150,12 +153,26 @@ class NetworkPyConv2d(PyConv2d):
         return [level(x) for level in self.children()]
 
 
+class DilatedMaxPool2d(nn.Module):
+    """A 3x3 max-pool that looks ``dilation`` pixels around, for a map of ``size / stride``."""
+
+    def __init__(self, dilation: int, stride: int) -> None:
+        super().__init__()
+        self.dilation, self.stride = dilation, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        # nn.MaxPool2d pads by at most half its kernel, whatever the dilation.
+        x = F.pad(x, [self.dilation] * 4, value=-torch.inf)
+        return F.max_pool2d(x, 3, stride=self.stride, dilation=self.dilation)
+
+
+@renamed(inplans="in_channels", planes="out_channels")
 def get_pyconv(
     in_channels: int,
     out_channels: int,
     pyconv_kernels: int | Sequence[int],
     stride: int | Sequence[int] = 1,
-    pyconv_groups: int | Sequence[int] | None = (1,),
+    pyconv_groups: Sequence[int] | None = None,
     *,
     dilation: int | Sequence[int] = 1,
     **factory: Any,
@@ -179,3 +196,25 @@ def get_pyconv(
     )
     first, *others = pyramid.levels
     return pyramid if others else cast(nn.Conv2d, first)
+
+
+def _of(kernels: tuple[int, ...]) -> Callable[..., PyConv2d | nn.Conv2d]:
+    """The original's layer of so many levels, as its blocks called it."""
+
+    @renamed(inplans="in_channels", planes="out_channels")
+    def layer(
+        in_channels: int,
+        out_channels: int,
+        pyconv_kernels: int | Sequence[int] = kernels,
+        stride: int | Sequence[int] = 1,
+        pyconv_groups: Sequence[int] | None = None,
+    ) -> PyConv2d | nn.Conv2d:
+        return get_pyconv(in_channels, out_channels, pyconv_kernels, stride, pyconv_groups)
+
+    layer.__doc__ = f"The original's layer of {len(kernels)} levels; as :func:`get_pyconv`."
+    return layer
+
+
+PyConv2: Callable[..., PyConv2d | nn.Conv2d] = _of((3, 5))
+PyConv3: Callable[..., PyConv2d | nn.Conv2d] = _of((3, 5, 7))
+PyConv4: Callable[..., PyConv2d | nn.Conv2d] = _of((3, 5, 7, 9))

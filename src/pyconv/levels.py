@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "Level",
+    "check_whole",
     "fitting_groups",
     "per_dimension",
     "plan_in_place_of",
@@ -38,33 +39,88 @@ def share_channels(out_channels: int, levels: int) -> tuple[int, ...]:
     Raises:
         ValueError: if the shares are not whole channels.
     """
-    shares = 1 << (levels - 1).bit_length()
-    if out_channels < shares or out_channels % shares:
-        near = max(1, round(out_channels / shares)) * shares
+    parts = _shares(levels)
+    count = sum(parts)
+    if out_channels < count or out_channels % count:
+        near = max(1, round(out_channels / count)) * count
+        otherwise = ", or leave pyconv_groups out" if out_channels > count else ""
         raise ValueError(
             f"out_channels={out_channels} cannot be shared out over {levels} levels: it must be "
-            f"a multiple of {shares}. Use {near}, or give one number of channels per level."
+            f"a multiple of {count}. Use {near}, give one number of channels per level{otherwise}."
         )
-    doubled = shares - levels  # this many levels, the last ones, take two shares
-    share = out_channels // shares
-    return (share,) * (levels - doubled) + (2 * share,) * doubled
+    return tuple(out_channels // count * part for part in parts)
+
+
+def _shares(levels: int) -> tuple[int, ...]:
+    """How many of the paper's equal shares of the channels each level takes, one or two."""
+    doubled = (1 << (levels - 1).bit_length()) - levels
+    return (1,) * (levels - doubled) + (2,) * doubled
 
 
 def fitting_groups(in_channels: int, out_channels: Sequence[int]) -> tuple[int, ...]:
-    """The paper's groups 1, 4, 8, 16, ... lowered per level until they divide its channels."""
-    groups = []
-    for index, channels in enumerate(out_channels):
-        wanted = 1 if index == 0 else 2 ** (index + 1)
-        common = math.gcd(in_channels, channels)
-        groups.append(max(g for g in range(1, wanted + 1) if common % g == 0))
-    return tuple(groups)
+    """The paper's groups 1, 4, 8, 16, ..., or the nearest that divide a level's channels."""
+    return tuple(
+        _nearest(_divisors(math.gcd(in_channels, channels)), _wanted(index))
+        for index, channels in enumerate(out_channels)
+    )
+
+
+def uneven_levels(
+    in_channels: int,
+    out_channels: int,
+    kernels: Sequence[int],
+    groups: int = 1,
+    instead_of: float = math.inf,
+) -> tuple[Level, ...] | None:
+    """Levels for any number of channels: about the paper's shares, in groups that divide them.
+
+    The groups are those nearest the paper's, each times ``groups``. The first level, which needs
+    the fewest, takes what the others leave. None if the channels allow no such levels.
+
+    Args:
+        in_channels, out_channels: Any numbers, ``groups`` divides both.
+        kernels: The kernel sizes, all of which are kept.
+        groups: Those that every level has at least, such as of a convolution to be replaced.
+        instead_of: The kernel size of a convolution in ``groups``. Of it an output channel has
+            at least as many weights as one of any level.
+    """
+    parts = _shares(len(kernels))
+    levels: list[Level] = []
+    for index, (kernel, part) in enumerate(zip(kernels, parts, strict=True)):
+        share = out_channels * part // sum(parts)
+        fitting = [
+            group
+            for group in _divisors(in_channels)
+            if group <= share and kernel**2 * groups <= instead_of**2 * group
+        ]
+        if not fitting:
+            return None
+        group = _nearest(fitting, groups * _wanted(index))
+        levels.append(Level(share // group * group, kernel, group))
+    rest = out_channels - sum(level.out_channels for level in levels[1:])
+    if rest % levels[0].groups:
+        return None
+    return (levels[0]._replace(out_channels=rest), *levels[1:])
+
+
+def _wanted(index: int) -> int:
+    """The groups of a level in the paper: 1, 4, 8, 16, ..."""
+    return 1 if index == 0 else 2 ** (index + 1)
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _nearest(groups: Iterable[int], wanted: int) -> int:
+    return min(groups, key=lambda group: abs(math.log(group / wanted)))
 
 
 def plan_levels(
     in_channels: int,
     out_channels: int | Sequence[int],
     sizes: int | Sequence[int],
-    groups: int | Sequence[int] | None,
+    groups: Sequence[int] | None,
 ) -> tuple[Level, ...]:
     """Decide the levels of a pyramid, or say in the user's words why there is none.
 
@@ -72,6 +128,7 @@ def plan_levels(
         ValueError: naming the level, the numbers and the cure.
     """
     in_channels, out_channels, sizes = whole(in_channels), whole(out_channels), _several(sizes)
+    _refuse_number(groups)
     if not sizes:
         raise ValueError(
             "pyconv_kernels is empty: a pyramid needs at least one level, such as (3, 5, 7, 9)."
@@ -86,6 +143,9 @@ def plan_levels(
         raise ValueError(f"in_channels={in_channels!r} must be a positive number of channels.")
 
     if isinstance(out_channels, int):
+        uneven = groups is None and out_channels % sum(_shares(len(sizes)))
+        if uneven and (levels := uneven_levels(in_channels, out_channels, sizes)):
+            return levels
         channels = share_channels(out_channels, len(sizes))
     else:
         channels = _several(out_channels)
@@ -116,35 +176,19 @@ def plan_in_place_of(
     """The levels of a pyramid that may stand in for a convolution; None if there are none.
 
     Every level costs at most as many weights per output channel as the convolution does, so the
-    pyramid has at most as many in all. Of the groups that do this and divide the channels, those
-    nearest the paper's 1, 4, 8, 16, ... are taken. Where the channels allow none for the largest
-    kernels, these are left out, down to two levels.
+    pyramid has at most as many in all. Where the channels allow no groups that do this for the
+    largest kernels, these are left out, down to two levels.
 
     Args:
         in_channels, out_channels: The channels of the convolution, any numbers.
         kernels: The kernel sizes wished for.
         kernel, groups: Those of the convolution.
     """
-    divisors = [g for g in range(1, in_channels + 1) if in_channels % g == 0]
-    for count in range(len(kernels), min(len(kernels), 2) - 1, -1):
-        units = 1 << (count - 1).bit_length()  # shares of the channels, as in share_channels
-        doubled = units - count
-        levels: list[Level] = []
-        for index, size in enumerate(kernels[:count]):
-            share = out_channels / units * (2 if index >= count - doubled else 1)
-            wanted = groups * (1 if index == 0 else 2 ** (index + 1))
-            fitting = [
-                g for g in divisors if size**2 * groups <= kernel**2 * g and round(share / g) >= 1
-            ]
-            if not fitting:
-                break
-            group = min(fitting, key=lambda g: abs(math.log(g / wanted)))
-            levels.append(Level(round(share / group) * group, size, group))
-        # The level of the smallest kernel, which needs the fewest groups, takes what is left.
-        rest = out_channels - sum(level.out_channels for level in levels[1:])
-        if len(levels) == count and rest >= 1 and rest % levels[0].groups == 0:
-            return (levels[0]._replace(out_channels=rest), *levels[1:])
-    return None
+    plans = (
+        uneven_levels(in_channels, out_channels, kernels[:count], groups, kernel)
+        for count in range(len(kernels), min(len(kernels), 2) - 1, -1)
+    )
+    return next((plan for plan in plans if plan is not None), None)
 
 
 def whole(value: Any) -> Any:
@@ -152,9 +196,31 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
+def check_whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least so much.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    value = whole(value)
+    if not _is_int(value) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
+    return int(value)
+
+
 def _several(values: Any) -> tuple[Any, ...]:
     """One number or several, as a tuple."""
     return tuple(map(whole, values if isinstance(values, Iterable) else (values,)))
+
+
+def _refuse_number(groups: Any) -> None:
+    """Refuse one number of groups: in nn.Conv2d, the number in its place is the stride."""
+    if _is_int(whole(groups)):
+        raise ValueError(
+            f"pyconv_groups={groups}: give the groups level by level, such as ({groups},). If it "
+            f"is the stride, as in the order of nn.Conv2d, write stride={groups}; the padding "
+            "follows from the kernel."
+        )
 
 
 def _is_int(value: object) -> bool:

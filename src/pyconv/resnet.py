@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # it knows no lists of modules
-from torch.nn import functional as F
 
-from .architectures import Architecture, Stage
-from .layers import PyConv2d, get_pyconv
-from .levels import whole
+from .architectures import Architecture, Sampling, Stage, sample_stages
+from .layers import DilatedMaxPool2d, PyConv2d, get_pyconv
+from .levels import check_whole, whole
+from .renamed import renamed
 from .replaceable import replaceable
 
 __all__ = ["PyConvBasicBlock1", "PyConvBasicBlock2", "PyConvBlock", "ResNet"]
@@ -28,19 +28,6 @@ def in_turn(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
     for module in modules:
         x = module(x)
     return x
-
-
-class _DilatedMaxPool(nn.Module):
-    """A 3x3 max-pool that looks ``dilation`` pixels around and keeps the size of the map."""
-
-    def __init__(self, dilation: int) -> None:
-        super().__init__()
-        self.dilation = dilation
-
-    def forward(self, x: Tensor) -> Tensor:
-        # nn.MaxPool2d pads by at most half its kernel, whatever the dilation.
-        x = F.pad(x, [self.dilation] * 4, value=-torch.inf)
-        return F.max_pool2d(x, 3, stride=1, dilation=self.dilation)
 
 
 class PyConvBlock(nn.Module):
@@ -69,6 +56,7 @@ class PyConvBlock(nn.Module):
     expansion = 4  # the default, and of an instance what it has
     last_norm = "bn3"  # ends the residual branch; zero_init_residual silences it
 
+    @renamed(inplanes="in_channels")
     def __init__(
         self,
         in_channels: int,
@@ -76,7 +64,7 @@ class PyConvBlock(nn.Module):
         stride: int = 1,
         downsample: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
-        pyconv_groups: int | Sequence[int] | None = (1,),
+        pyconv_groups: Sequence[int] | None = None,
         pyconv_kernels: int | Sequence[int] = (3,),
         *,
         expansion: int = 4,
@@ -115,6 +103,7 @@ class _BasicBlock(nn.Module):
     expansion = 1  # the default, and of an instance what it has
     last_norm = "bn2"  # ends the residual branch; zero_init_residual silences it
 
+    @renamed(inplanes="in_channels")
     def __init__(
         self,
         in_channels: int,
@@ -122,7 +111,7 @@ class _BasicBlock(nn.Module):
         stride: int = 1,
         downsample: nn.Module | None = None,
         norm_layer: NormLayer | None = None,
-        pyconv_groups: int | Sequence[int] | None = (1,),
+        pyconv_groups: Sequence[int] | None = None,
         pyconv_kernels: int | Sequence[int] = (3,),
         *,
         expansion: int = 1,
@@ -193,6 +182,10 @@ class ResNet(nn.Module):
         norm_layer: Called with a number of channels; default ``nn.BatchNorm2d``.
         output_stride: 32, 16 or 8: the most that the last map may shrink; beyond it, stages
             dilate instead of striding, and see the same pixels with the same weights.
+        replace_stride_with_dilation: Instead, whether stages 2, 3 and 4 dilate, as in torchvision.
+        dilate_first_block: Dilate all of such a stage, the first block too, but not the pool of its
+            shortcut: as PyConvSegNet was trained. By default, that block and its pool look as far
+            as the stage before, as in torchvision.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -222,12 +215,18 @@ class ResNet(nn.Module):
         zero_init_residual: bool = False,
         norm_layer: NormLayer | None = None,
         output_stride: int = 32,
+        replace_stride_with_dilation: Sequence[bool] | None = None,
+        dilate_first_block: bool = False,
     ) -> None:
         super().__init__()
         num_classes = row.num_classes if num_classes is None else num_classes
         in_channels = whole(row.in_channels if in_channels is None else in_channels)
-        _check_options(num_classes, in_channels, dropout, output_stride)
+        samplings = sample_stages(
+            row, output_stride, replace_stride_with_dilation, dilate_first_block
+        )
+        _check_options(num_classes, in_channels, dropout)
         self.row = row
+        self.dilate_first_block = dilate_first_block
         self.norm_layer: NormLayer = norm_layer or nn.BatchNorm2d
         first = row.stem
         self.conv1: nn.Conv2d = nn.Conv2d(
@@ -237,64 +236,62 @@ class ResNet(nn.Module):
         self.relu: nn.Module = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1) if first.pool else nn.Identity()
 
-        channels, stride = first.width, first.stride * (2 if first.pool else 1)
+        self.stem_channels: int = first.width  # of the map before the pool, which may be stage 0
+        self.stem_stride: int = first.stride
         self.channels: tuple[int, ...] = ()  # of the stages' feature maps
         self.strides: tuple[int, ...] = ()  # input pixels per feature, stage by stage
-        dilation = 1
         self.stage_names: list[str] = [f"layer{n}" for n in range(1, len(row.stages) + 1)]
-        for name, stage in zip(self.stage_names, row.stages, strict=True):
-            before = dilation
-            if stride * stage.stride > output_stride:
-                dilation *= stage.stride
-            else:
-                stride *= stage.stride
-            strided = dilation == before
-            blocks = self._stage(channels, stage, stage.stride if strided else 1, before, dilation)
-            self.add_module(name, blocks)
+        channels = first.width
+        for name, stage, sampling in zip(self.stage_names, row.stages, samplings, strict=True):
+            self.add_module(name, self._stage(channels, stage, sampling))
             channels = stage.planes * row.expansion
             self.channels += (channels,)
-            self.strides += (stride,)
+            self.strides += (sampling.reduction,)
 
-        self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1)
+        # The dropout, called behind the pool, comes before it here, so that children()[:-2] end
+        # with the last map and children()[:-1] with the pool, as in torchvision.
         self.dropout: nn.Module = nn.Dropout(dropout)
+        self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1)
         self.num_features: int = channels
         self.reset_classifier(num_classes)
         if not self.conv1.weight.is_meta:  # there, a checkpoint is to bring all values
             self.reset_parameters(zero_init_residual)
 
-    def _stage(
-        self, in_channels: int, stage: Stage, stride: int, before: int, dilation: int
-    ) -> nn.Sequential:
-        """The blocks of a stage; the first one still samples the map as the stage before did."""
+    def _stage(self, in_channels: int, stage: Stage, sampling: Sampling) -> nn.Sequential:
+        """The blocks of a stage, of which the first one may sample the map otherwise."""
         block = partial(
             BLOCKS[self.row.block],
             norm_layer=self.norm_layer,
             pyconv_groups=stage.groups,
             pyconv_kernels=stage.kernels,
             expansion=self.row.expansion,
-            dilation=dilation,
+            dilation=sampling.dilation,
         )
         out_channels = stage.planes * self.row.expansion
-        shortcut = self._shortcut(in_channels, out_channels, stage, stride, before)
-        first = block(in_channels, stage.planes, stride, shortcut, first_dilation=before)
+        shortcut = self._shortcut(in_channels, out_channels, stage, sampling)
+        first = block(
+            in_channels, stage.planes, sampling.stride, shortcut, first_dilation=sampling.first
+        )
         rest = (block(out_channels, stage.planes) for _ in range(1, stage.blocks))
         return nn.Sequential(first, *rest)
 
     def _shortcut(
-        self, in_channels: int, out_channels: int, stage: Stage, stride: int, dilation: int
+        self, in_channels: int, out_channels: int, stage: Stage, sampling: Sampling
     ) -> nn.Module | None:
         """What brings the input of a stage to the shape of its output; None for the identity.
 
-        Where a stage shrinks by its row, the pool stays in its place even if ``output_stride``
-        took the stride away: the published weights were trained behind it.
+        Where a stage shrinks by its row, the pool stays in its place even if a dilation took the
+        stride away: the published weights were trained behind it.
         """
         shrinks, widens = stage.stride > 1, in_channels != out_channels
         pool = shrinks and self.row.pool_shortcut
+        stride, dilation = sampling.stride, sampling.pool
         if not (shrinks or widens):
             return None
         layers: list[nn.Module] = []
         if pool:
-            layers += [nn.MaxPool2d(3, stride, 1) if dilation == 1 else _DilatedMaxPool(dilation)]
+            plain = nn.MaxPool2d(3, stride, 1)
+            layers += [plain if dilation == 1 else DilatedMaxPool2d(dilation, stride)]
         if widens or not pool:
             conv = nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False)
             layers += [conv, self.norm_layer(out_channels)]
@@ -362,7 +359,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError: if that is no number of classes.
         """
-        num_classes = _check_whole("num_classes", num_classes, least=0)
+        num_classes = check_whole("num_classes", num_classes, least=0)
         self.num_classes: int = num_classes
         where = self.conv1.weight
         self.fc = (
@@ -382,17 +379,8 @@ def _silence(norm: nn.Module) -> None:
     nn.init.zeros_(weight)
 
 
-def _check_whole(name: str, value: Any, least: int) -> int:
-    value = whole(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
-    return value
-
-
-def _check_options(num_classes: Any, in_channels: Any, dropout: Any, output_stride: Any) -> None:
-    _check_whole("num_classes", num_classes, least=0)
-    _check_whole("in_channels", in_channels, least=1)
+def _check_options(num_classes: Any, in_channels: Any, dropout: Any) -> None:
+    check_whole("num_classes", num_classes, least=0)
+    check_whole("in_channels", in_channels, least=1)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r} must be a probability, 0 <= dropout < 1.")
-    if output_stride not in (8, 16, 32):
-        raise ValueError(f"output_stride={output_stride!r} must be 32, 16 or 8.")

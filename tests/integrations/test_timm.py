@@ -34,6 +34,14 @@ def create(name: str = SMALL, **options: Any) -> Any:
     return timm.create_model(name, **options).eval()
 
 
+def test_stages_are_counted_as_those_of_a_backbone() -> None:
+    model = create()
+    backbone = pyconv.Backbone(model, (0, 1, 2, 3, 4))
+    rows = zip(backbone.return_layers, backbone.channels, backbone.strides, strict=True)
+    wanted = [(row["module"], row["num_chs"], row["reduction"]) for row in model.feature_info]
+    assert list(rows) == wanted
+
+
 def test_all_pyramidal_networks_are_there_and_those_of_timm_stay() -> None:
     assert sorted(timm.list_models("pyconv*", exclude_filters="")) == pyconv.list_models("pyconv*")
     assert type(create("resnet18", num_classes=2)).__module__.startswith("timm.")

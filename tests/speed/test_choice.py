@@ -162,7 +162,7 @@ def test_depthwise_is_not_for_compiled_models(monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> PyConv2d:
     monkeypatch.setattr(choice, "TIMED", {})
-    return PyConv2d(16, 16, 3, 8)
+    return PyConv2d(16, 16, 3, (8,))
 
 
 def test_autotune_times_a_shape_once_and_keeps_its_choice(layer: PyConv2d) -> None:

@@ -310,7 +310,7 @@ def test_levels_of_other_dilations(stride: int) -> None:
 
 @pytest.mark.parametrize("make", [last, torch.randn])
 def test_autocast_and_empty_batches(make: Callable[..., Tensor]) -> None:
-    for layer in (PyConv2d(64, 64), PyConv2d(256, 64, 7, 64)):
+    for layer in (PyConv2d(64, 64), PyConv2d(256, 64, 7, (64,))):
         x = make(2, layer.in_channels, 56, 56)
         with torch.no_grad():
             assert layer(x[:0]).shape == (0, 64, 56, 56)

@@ -14,6 +14,7 @@ import pyconv
 
 COMMANDS = {
     "pyconv-eval": "pyconv.evaluate",
+    "pyconv-segment": "pyconv.segmentation",
     "pyconv-train": "pyconv.train",
     "pyconv-weights": "pyconv.weights",
 }

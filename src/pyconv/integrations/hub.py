@@ -16,7 +16,6 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,10 +23,10 @@ import torch
 from torch import nn
 
 from ..architectures import ARCHITECTURES, Architecture, Stage, Stem
-from ..backbone import image_channels
-from ..data import imagenet
-from ..data.preprocess import IMAGENET, Preprocess, expected_pixels
-from ..models.registry import published_pixels
+from ..data.preprocess import IMAGENET, Preprocess
+from ..models.factories import build
+from ..models.load import LoadedModel, Opened, finish
+from ..models.registry import Registered, published_pixels
 from ..resnet import ResNet
 from ..system.files import expanded, replacing, write_json
 from ..weights import checkpoint
@@ -146,7 +145,7 @@ def push_to_hub(
             create_pr=create_pr,
             ignore_patterns=kept,
         )
-    return str(commit)
+    return str(commit.commit_url)
 
 
 def from_pretrained(
@@ -158,12 +157,11 @@ def from_pretrained(
     force_download: bool = False,
     local_files_only: bool = False,
     **options: Any,
-) -> nn.Module:
-    """Build the network of a folder or of a repository on the Hub, in eval mode.
+) -> LoadedModel:
+    """Build the network of a folder or of a repository on the Hub.
 
-    ``model.classes`` lists the names of its classes, in the order of its outputs, and
-    ``model.transforms()`` is its preprocessing. Classes that nobody has named are ImageNet's if
-    there are 1000, else numbered.
+    As from :func:`pyconv.load`, it is in eval mode and knows ``model.classes``, the names of its
+    classes in the order of its outputs, and ``model.transforms()``, its preprocessing.
 
     Args:
         pretrained_model_name_or_path: The folder, or the name of a repository.
@@ -205,7 +203,7 @@ def from_pretrained(
     unknown = ", ".join(options.keys() - set(OPTIONS))
     if unknown:
         raise TypeError(f"from_pretrained() takes no {unknown}; options are {', '.join(OPTIONS)}.")
-    return _build(config, find(WEIGHTS), options)
+    return _load(config, find(WEIGHTS), options)
 
 
 def _config(
@@ -229,7 +227,7 @@ def _config(
     name = next((name for name, known in ARCHITECTURES.items() if known == row), None)
     config = {"library_name": LIBRARY, "architecture": name or asdict(row), **options}
     names = getattr(model, "classes", None) if classes is None else classes
-    if names is not None and list(names) != _unnamed(options["num_classes"]):
+    if names:
         if len(names) != options["num_classes"]:
             raise ValueError(
                 f"There are {len(names)} names of classes, and the network has "
@@ -242,12 +240,6 @@ def _config(
     if preprocess is not None:
         config["images"] = asdict(preprocess)
     return config
-
-
-def _unnamed(count: int) -> list[str]:
-    """The names of classes that nobody has named."""
-    names = imagenet.class_names()
-    return list(names) if count == len(names) else [str(number) for number in range(count)]
 
 
 def _parts(model: nn.Module) -> dict[str, str]:
@@ -299,25 +291,18 @@ def _row(content: dict[str, Any]) -> Architecture:
     return Architecture(**content | {"stages": stages, "stem": Stem(**content["stem"])})
 
 
-def _build(config: dict[str, Any], weights: Path, given: dict[str, Any]) -> ResNet:
-    options = {name: config[name] for name in OPTIONS} | given
+def _load(config: dict[str, Any], weights: Path, given: dict[str, Any]) -> LoadedModel:
     if not weights.exists():
         raise ValueError(f"{weights.parent} has no {WEIGHTS}, which save_pretrained writes.")
-    with torch.device("meta"):
-        model = ResNet(config["row"], **options).float()
-    checkpoint.load(model, checkpoint.read(weights), str(weights))
-    if any(parameter.is_meta for parameter in model.fc.parameters()):
-        model.reset_classifier(model.num_classes)  # of another number of classes
-    notes = checkpoint.Notes.of(config)
+    row, notes = config["row"], checkpoint.Notes.of(config)
+    options = {name: config[name] for name in OPTIONS} | given
+    network = Registered(row.title, ResNet, row=row)
+    model = build(network, weights, checkpoint.read(weights), notes, options)
     known = isinstance(config["architecture"], str)
     pixels = notes.preprocess or (published_pixels(config["architecture"]) if known else IMAGENET)
-    named = notes.classes is not None and len(notes.classes) == model.num_classes
-    names = notes.classes if named else _unnamed(model.num_classes)
-    model.classes = list(names or ())  # type: ignore[assignment]
-    model.transforms = partial(  # type: ignore[assignment]
-        expected_pixels, pixels, image_channels(model), network=str(weights)
-    )
-    return model.to(torch.get_default_device(), torch.get_default_dtype()).eval()
+    count = options["num_classes"]
+    classes = notes.classes if notes.classes and len(notes.classes) == count else None
+    return finish(Opened(model, row.title, weights, pixels, count, classes, notes), None)
 
 
 def _write_card(folder: Path, config: dict[str, Any], repo: str) -> None:

@@ -3,4 +3,6 @@
 
 from .factories import *
 from .load import *
+from .original import *
 from .registry import *
+from .segmentation import *

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, overload
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..architectures import ARCHITECTURES, Architecture
 from ..backbone import image_channels
+from ..renamed import renamed
 from ..resnet import NormLayer, ResNet
 from ..weights import checkpoint
 from ..weights.rows import ENUMS, WeightsEnum
@@ -45,6 +46,9 @@ class ModelOptions(TypedDict, total=False):
     zero_init_residual: bool
     norm_layer: NormLayer | None
     output_stride: int
+    replace_stride_with_dilation: Sequence[bool] | None
+    weights_backbone: WeightsEnum | str | Path | None  # this and the next of segmentation networks
+    aux: bool | None
 
 
 class Factory(Protocol):
@@ -64,6 +68,7 @@ class Factory(Protocol):
         zero_init_residual: bool = False,
         norm_layer: NormLayer | None = None,
         output_stride: int = 32,
+        replace_stride_with_dilation: Sequence[bool] | None = None,
     ) -> ResNet: ...
 
 
@@ -149,7 +154,7 @@ def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOpt
             imported, or its factory does not take an option.
     """
     network = find_model(name)
-    if network.row is not None:
+    if network.loads:
         return network.factory(pretrained, **options)
     progress = options.pop("progress", True)
     weights = resolve_weights(name, pretrained, options.pop("weights", None))
@@ -276,6 +281,7 @@ def _own_sizes(row: Architecture, state: State) -> dict[str, int]:
 def _factory(name: str, row: Architecture) -> Factory:
     """The public function that builds the network of a row, with the row's own defaults."""
 
+    @renamed(dropout_prob0="dropout")
     def factory(
         pretrained: bool = False,
         *,
@@ -287,6 +293,7 @@ def _factory(name: str, row: Architecture) -> Factory:
         zero_init_residual: bool = False,
         norm_layer: NormLayer | None = None,
         output_stride: int = 32,
+        replace_stride_with_dilation: Sequence[bool] | None = None,
     ) -> ResNet:
         chosen = resolve_weights(name, pretrained, weights)
         return _build(
@@ -299,6 +306,7 @@ def _factory(name: str, row: Architecture) -> Factory:
             zero_init_residual=zero_init_residual,
             norm_layer=norm_layer,
             output_stride=output_stride,
+            replace_stride_with_dilation=replace_stride_with_dilation,
         )
 
     factory.__name__ = factory.__qualname__ = name
@@ -322,6 +330,7 @@ DOCUMENTATION = """{title}: ``[N, in_channels, H, W]`` -> ``[N, num_classes]``.
         zero_init_residual: Start every block as its shortcut.
         norm_layer: Called with a number of channels; default ``nn.BatchNorm2d``.
         output_stride: 32, 16 or 8; below 32 the last stages dilate instead of striding.
+        replace_stride_with_dilation: Instead, whether stages 2, 3 and 4 dilate, as in torchvision.
 
     Raises:
         ValueError: if an option is out of its range or no such weights are published.

@@ -73,16 +73,23 @@ class WeightsEnum(Enum):
             "num_params": row.num_params,
             "gmacs": row.gmacs,
             "file_size": row.file_size,
+            **self._claims(),
+            "recipe": row.recipe,
+            "claimed_by": "the authors" if row.file_id else "this project",
+            "min_size": (1, 1),
+            "_ops": row.gmacs,
+            "_file_size": round(row.file_size / 2**20, 3),
+        }
+
+    def _claims(self) -> dict[str, Any]:
+        """What its authors claim of it, and behind which pixels."""
+        row = self.value
+        return {
             "acc@1": row.top1[0][1],
             "acc@1 by crop": dict(row.top1),
             "crop": row.preprocess.crop,
             "resize": row.preprocess.resize,
-            "recipe": row.recipe,
-            "claimed_by": "the authors" if row.file_id else "this project",
-            "min_size": (1, 1),
             "_metrics": {row.dataset: {"acc@1": row.top1[0][1]}},
-            "_ops": row.gmacs,
-            "_file_size": round(row.file_size / 2**20, 3),
         }
 
     def transforms(self, crop: int | None = None, resize: int | None = None) -> Preprocess:
