@@ -54,6 +54,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!pyconv).*")]
 nitpick_ignore = [  # in signatures only: bases, type variables, what users do not make themselves
     ("py:class", f"pyconv.{name}")
     for name in (
+        "data.preprocess.WholeImage",
         "layers._PyConvNd",
         "models.factories.F",
         "models.factories.Factory",

@@ -14,13 +14,15 @@ import pytest
 pytestmark = pytest.mark.browser
 
 PHONE, DESK = 390, 1440
+TABLE = "#classification table.sortable"
 # fmt: off
 PAGES = [
     "index", "install", "gallery/index", "gallery/finetune", "models",
-    "networks", "weights", "predict", "evaluation", "training", "viz", "ecosystem", "tools",
+    "networks", "weights", "predict", "evaluation", "training", "segmentation", "viz",
+    "migration", "ecosystem", "tools",
     "speed", "benchmarks", "benchmark-tables", "logbook", "pyramids", "faq", "search",
     "reference/index", "reference/networks", "reference/train", "reference/commands",
-    "reference/files", "changelog", "contributing", "releasing",
+    "reference/files", "reference/segmentation", "changelog", "contributing", "releasing",
 ]
 # fmt: on
 # What is wider than the window and lies in no scroller of its own.
@@ -163,12 +165,12 @@ def test_the_search_finds_the_page(browser: Browser, words: str, page: str) -> N
 
 def test_the_table_of_models_is_sorted_by_a_click(browser: Browser) -> None:
     browser.look("models")
-    heads = [head.text for head in browser.all("table.sortable th")]
+    heads = [head.text for head in browser.all(f"{TABLE} th")]
     column = next(place for place, text in enumerate(heads) if text.startswith("params"))
-    button = browser.all("table.sortable th button")[column]
+    button = browser.all(f"{TABLE} th button")[column]
 
     def numbers() -> list[float]:
-        rows = browser.all("table.sortable tbody tr")
+        rows = browser.all(f"{TABLE} tbody tr")
         return [float(row.find_elements("css selector", "td")[column].text) for row in rows]
 
     before = numbers()

@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import pyconv
+from pyconv import WeightsEnum
 from pyconv.architectures import ARCHITECTURES
-from pyconv.weights.rows import ENUMS
 
 pytestmark = pytest.mark.docs
 
@@ -109,10 +109,10 @@ def test_recipes_say_what_their_fields_mean(site: Path) -> None:
 
 def test_the_zoo_is_the_rows(site: Path) -> None:
     page = (site / "models.html").read_text("utf-8")
-    for enum in ENUMS:
-        for weights in enum:
-            claims = [f"{top1:.2f}" for _, top1 in weights.value.top1]
-            for text in (weights.file_id or weights.value.model, *claims):
-                assert text in page
+    enums = [thing for _, thing in public() if isinstance(thing, type(WeightsEnum))]
+    for weights in (weights for enum in enums for weights in enum):
+        claims = [f"{value:.2f}" for _, value in (*weights.value.top1, *weights.value.metrics)]
+        for text in (weights.file_id or weights.value.model, *claims):
+            assert text in page
     cells = re.findall(r"<td[^>]*>(.*?)</td>", page, re.DOTALL)
     assert sum(">resnet18<" in cell for cell in cells) == 1
