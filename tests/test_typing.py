@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import pyconv
-from pyconv.architectures import ARCHITECTURES
-from pyconv.models import factories
+from pyconv.architectures import ARCHITECTURES, Architecture
+from pyconv.models import factories, segmentation
+from pyconv.pyconvsegnet import SEGNETS
 from pyconv.weights.rows import ENUMS
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 USER = """\
 from pyconv import PyConvResNet50_Weights, ResNet, get_model, pyconvresnet50, register_model
 from pyconv import Architecture, Backbone, Network, PyConv2d, Stage, Stem, get_pyconv, list_models
+from pyconv import PyConvSegNet, pyconvsegnet_pyconvresnet50
+from pyconv.segmentation import overlay, predict
 from torch import Tensor, nn
 from typing import Any
 import pyconv
@@ -47,6 +51,11 @@ fast: ResNet = pyconv.optimize(model)
 folded: Backbone = pyconv.optimize(backbone, compile=False)
 compiled: nn.Module = pyconv.optimize(model, compile=True)
 options: dict[str, Any] = {"num_classes": 3}
+segmenter: PyConvSegNet = pyconvsegnet_pyconvresnet50(weights_backbone="DEFAULT", aux=False)
+same_network: PyConvSegNet = PyConvSegNet(model, num_classes=3)
+classes: Tensor = predict(segmenter, weight)
+both: tuple[Tensor, Tensor] = predict(segmenter, weight, probabilities=True)
+overlay(weight, classes).save("picture.png")
 networks = get_model("resnet18", pretrained=True, in_channels=1), get_model("nets:mine", **options)
 """
 WRONG = {
@@ -58,6 +67,7 @@ WRONG = {
     "same = pyconv.optimize(model, compile=True)": 'expression has type "Frozen"',
     "layer: PyConv2d = pyconv.optimize(PyConv2d(64, 64))": "expression has type Module",
     "PyConvResNet50_Weights.IMAGENET1K_V3": 'has no attribute "IMAGENET1K_V3"',
+    "pyconvsegnet_pyconvresnet50(classes=3)": 'Unexpected keyword argument "classes"',
     "from pyconv import pyconvresnet51": 'has no attribute "pyconvresnet51"',
     "from pyconv import PyConvResNet51_Weights": 'has no attribute "PyConvResNet51_Weights"',
 }
@@ -87,17 +97,25 @@ def test_a_type_checker_knows_what_users_write(tmp_path: Path) -> None:
         assert words in line
 
 
-def test_every_row_is_declared_for_type_checkers() -> None:
-    tree = ast.parse(Path(factories.__file__).read_text("utf-8"))
+@pytest.mark.parametrize(
+    ("module", "names", "kind"),
+    [(factories, ARCHITECTURES, "Factory"), (segmentation, SEGNETS, "SegmentationFactory")],
+)
+def test_every_row_is_declared_for_type_checkers(
+    module: ModuleType, names: dict[str, Architecture], kind: str
+) -> None:
+    file = f"models/{Path(module.__file__ or '').name}"
+    tree = ast.parse(Path(module.__file__ or "").read_text("utf-8"))
     branches = [node for node in tree.body if isinstance(node, ast.If)]
     blocks = [node.body for node in branches if ast.unparse(node.test) == "TYPE_CHECKING"]
     lines = [line for block in blocks for line in block if isinstance(line, ast.AnnAssign)]
     declared = {ast.unparse(line) for line in lines}
-    missing = {f"{name}: Factory" for name in ARCHITECTURES} - declared
+    expected = {f"{name}: {kind}" for name in names}
+    missing = expected - declared
     add = "\n    ".join(sorted(missing))
-    assert not missing, f"add to the block 'if TYPE_CHECKING:' of models/factories.py:\n    {add}"
-    left = declared - {f"{name}: Factory" for name in ARCHITECTURES}
-    assert not left, f"remove from the block 'if TYPE_CHECKING:' of models/factories.py: {left}"
+    assert not missing, f"add to the block 'if TYPE_CHECKING:' of {file}:\n    {add}"
+    left = declared - expected
+    assert not left, f"remove from the block 'if TYPE_CHECKING:' of {file}: {left}"
 
 
 def test_names_follow_from_the_rows() -> None:

@@ -29,17 +29,20 @@ BELOW = {
     "resnet": "architectures layers levels renamed replaceable",
     "backbone": "resnet",
     "convert": "backbone layers levels resnet",
+    "pyconvsegnet": "architectures backbone layers levels resnet",
     "data": "system",
-    "weights": "architectures data resnet system",
-    "models": "architectures backbone data renamed resnet system weights",
+    "weights": "architectures data pyconvsegnet resnet system",
+    "models": "architectures backbone data pyconvsegnet renamed resnet system weights",
     "viz": "architectures backbone data layers system weights",
     "evaluate": "architectures backbone data models resnet system weights",
     "predict": "data models system weights",
+    "segmentation": "backbone data evaluate models predict pyconvsegnet system weights",
     "train": "architectures backbone data evaluate models resnet system viz weights",
     "integrations": "architectures backbone data layers levels models resnet speed system weights",
     "speed": "layers levels onednn replaceable resnet system",
 }
-COMMANDS = {"evaluate.__main__", "train.__main__"}  # may import pyconv.speed, by its one door
+# These may import pyconv.speed, by its one door.
+COMMANDS = {"evaluate.__main__", "segmentation.__main__", "train.__main__"}
 
 
 def name_of(path: Path) -> str:

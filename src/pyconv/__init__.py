@@ -13,6 +13,7 @@ from .backbone import *
 from .convert import *
 from .layers import *
 from .models import *
+from .pyconvsegnet import *
 from .resnet import *
 from .speed import optimize as optimize  # this line makes all of it fast; without, it is complete
 from .weights import *
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from . import data as data
     from . import evaluate as evaluate
     from . import predict as predict
+    from . import segmentation as segmentation
     from . import train as train
     from . import viz as viz
 else:  # type checkers read the names themselves
@@ -34,6 +36,6 @@ else:  # type checkers read the names themselves
 
     def __getattr__(name: str) -> ModuleType:
         """The modules of what is done with networks, imported when first asked for."""
-        if name in ("data", "evaluate", "predict", "train", "viz"):
+        if name in ("data", "evaluate", "predict", "segmentation", "train", "viz"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -54,18 +54,23 @@ class Sampling(NamedTuple):
     """How a stage samples the map that it reads."""
 
     stride: int  # of its first block
-    before: int  # dilation of the stage before it, which its first block still has
+    first: int  # dilation of its first block
+    pool: int  # dilation of the pool in the shortcut of that block
     dilation: int
     reduction: int  # input pixels per feature of its map
 
 
-def sample_stages(row: Architecture, output_stride: Any, dilate: Any) -> list[Sampling]:
+def sample_stages(
+    row: Architecture, output_stride: Any, dilate: Any, dilate_first_block: bool
+) -> list[Sampling]:
     """Decide which stages dilate instead of striding.
 
     Args:
         row: The network.
         output_stride: 32, 16 or 8: the most that the last map may shrink.
         dilate: Instead, whether to dilate, for each stage but the first; None to leave it.
+        dilate_first_block: Whether the first block dilates as the others, and its pool does not;
+            else both look as far as the stage before.
 
     Raises:
         ValueError: if that cannot be.
@@ -86,7 +91,8 @@ def sample_stages(row: Architecture, output_stride: Any, dilate: Any) -> list[Sa
         if beyond:
             dilation, own = dilation * own, 1
         stride *= own
-        samplings.append(Sampling(own, before, dilation, stride))
+        first, pool = (dilation, 1) if dilate_first_block else (before, before)
+        samplings.append(Sampling(own, first, pool, dilation, stride))
     return samplings
 
 

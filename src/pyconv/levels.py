@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "Level",
+    "check_whole",
     "fitting_groups",
     "per_dimension",
     "plan_in_place_of",
@@ -193,6 +194,18 @@ def plan_in_place_of(
 def whole(value: Any) -> Any:
     """A whole number, such as NumPy's, as Python's; all else as it is, to be named in an error."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least so much.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    value = whole(value)
+    if not _is_int(value) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
+    return int(value)
 
 
 def _several(values: Any) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from torch.jit import is_scripting  # type: ignore[attr-defined]  # it knows no 
 
 from .architectures import Architecture, Sampling, Stage, sample_stages
 from .layers import DilatedMaxPool2d, PyConv2d, get_pyconv
-from .levels import whole
+from .levels import check_whole, whole
 from .renamed import renamed
 from .replaceable import replaceable
 
@@ -183,6 +183,9 @@ class ResNet(nn.Module):
         output_stride: 32, 16 or 8: the most that the last map may shrink; beyond it, stages
             dilate instead of striding, and see the same pixels with the same weights.
         replace_stride_with_dilation: Instead, whether stages 2, 3 and 4 dilate, as in torchvision.
+        dilate_first_block: Dilate all of such a stage, the first block too, but not the pool of its
+            shortcut: as PyConvSegNet was trained. By default, that block and its pool look as far
+            as the stage before, as in torchvision.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -213,13 +216,17 @@ class ResNet(nn.Module):
         norm_layer: NormLayer | None = None,
         output_stride: int = 32,
         replace_stride_with_dilation: Sequence[bool] | None = None,
+        dilate_first_block: bool = False,
     ) -> None:
         super().__init__()
         num_classes = row.num_classes if num_classes is None else num_classes
         in_channels = whole(row.in_channels if in_channels is None else in_channels)
-        samplings = sample_stages(row, output_stride, replace_stride_with_dilation)
+        samplings = sample_stages(
+            row, output_stride, replace_stride_with_dilation, dilate_first_block
+        )
         _check_options(num_classes, in_channels, dropout)
         self.row = row
+        self.dilate_first_block = dilate_first_block
         self.norm_layer: NormLayer = norm_layer or nn.BatchNorm2d
         first = row.stem
         self.conv1: nn.Conv2d = nn.Conv2d(
@@ -251,7 +258,7 @@ class ResNet(nn.Module):
             self.reset_parameters(zero_init_residual)
 
     def _stage(self, in_channels: int, stage: Stage, sampling: Sampling) -> nn.Sequential:
-        """The blocks of a stage; the first one still samples the map as the stage before did."""
+        """The blocks of a stage, of which the first one may sample the map otherwise."""
         block = partial(
             BLOCKS[self.row.block],
             norm_layer=self.norm_layer,
@@ -263,7 +270,7 @@ class ResNet(nn.Module):
         out_channels = stage.planes * self.row.expansion
         shortcut = self._shortcut(in_channels, out_channels, stage, sampling)
         first = block(
-            in_channels, stage.planes, sampling.stride, shortcut, first_dilation=sampling.before
+            in_channels, stage.planes, sampling.stride, shortcut, first_dilation=sampling.first
         )
         rest = (block(out_channels, stage.planes) for _ in range(1, stage.blocks))
         return nn.Sequential(first, *rest)
@@ -278,7 +285,7 @@ class ResNet(nn.Module):
         """
         shrinks, widens = stage.stride > 1, in_channels != out_channels
         pool = shrinks and self.row.pool_shortcut
-        stride, dilation = sampling.stride, sampling.before
+        stride, dilation = sampling.stride, sampling.pool
         if not (shrinks or widens):
             return None
         layers: list[nn.Module] = []
@@ -352,7 +359,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError: if that is no number of classes.
         """
-        num_classes = _check_whole("num_classes", num_classes, least=0)
+        num_classes = check_whole("num_classes", num_classes, least=0)
         self.num_classes: int = num_classes
         where = self.conv1.weight
         self.fc = (
@@ -372,15 +379,8 @@ def _silence(norm: nn.Module) -> None:
     nn.init.zeros_(weight)
 
 
-def _check_whole(name: str, value: Any, least: int) -> int:
-    value = whole(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number, at least {least}.")
-    return value
-
-
 def _check_options(num_classes: Any, in_channels: Any, dropout: Any) -> None:
-    _check_whole("num_classes", num_classes, least=0)
-    _check_whole("in_channels", in_channels, least=1)
+    check_whole("num_classes", num_classes, least=0)
+    check_whole("in_channels", in_channels, least=1)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r} must be a probability, 0 <= dropout < 1.")

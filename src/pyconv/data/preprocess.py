@@ -13,7 +13,7 @@ from .decoding import to_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGENET", "Preprocess", "expected_pixels"]
+__all__ = ["IMAGENET", "Preprocess", "WholeImage", "expected_pixels"]
 
 GREY = ((0.449,), (0.226,))  # mean and standard deviation of ImageNet's images without colour
 
@@ -102,6 +102,30 @@ def _in_channels(image: Tensor, channels: int) -> Tensor:
 
 
 IMAGENET = Preprocess()
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """Normalise, and neither resize nor crop: what a segmentation network sees of an image.
+
+    Called with a PIL image, or a tensor ``[..., C, H, W]`` of uint8 or of floating numbers from 0
+    to 1, gives float32 of the same size.
+
+    Args:
+        mean, std: Statistics of the channels, of pixels from 0 to 1; default ImageNet's.
+    """
+
+    mean: tuple[float, ...] = IMAGENET.mean
+    std: tuple[float, ...] = IMAGENET.std
+
+    def __call__(self, image: Image | Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional as tv
+
+        if isinstance(image, Tensor):
+            pixels = _in_channels(image, len(self.mean))
+        else:
+            pixels = tv.pil_to_tensor(to_bytes(image, len(self.mean)))
+        return Preprocess(mean=self.mean, std=self.std).normalise(pixels)
 
 
 def expected_pixels(

@@ -17,8 +17,14 @@ __all__ = ["Halving"]
 class Halving:
     """Calls a model on images, in halves, quarters, ... of the batch once memory has run out."""
 
-    def __init__(self, model: Callable[[Tensor], Tensor], fixed: int | None) -> None:
+    def __init__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        fixed: int | None,
+        smaller: str = "a smaller --crop",  # what would help if not even one image fits
+    ) -> None:
         self.model = model
+        self.smaller = smaller
         self.fixed = fixed
         self.limit = fixed  # images at once, if there is one
 
@@ -42,8 +48,8 @@ class Halving:
     def _halve(self, size: int, device: torch.device) -> None:
         if size == 1:
             raise ValueError(
-                f"Not even one image fits into the memory of {device}. Use another --device, a "
-                "smaller --crop or --dtype bfloat16."
+                f"Not even one image fits into the memory of {device}. Use another --device, "
+                f"{self.smaller} or --dtype bfloat16."
             )
         self.limit = size // 2
         message(f"Memory ran out with {size} images at once; going on with {self.limit}.")

@@ -16,7 +16,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,10 +24,10 @@ import torch
 from torch import nn
 
 from ..architectures import ARCHITECTURES, Architecture, Stage, Stem
-from ..backbone import image_channels
-from ..data import imagenet
-from ..data.preprocess import IMAGENET, Preprocess, expected_pixels
-from ..models.registry import published_pixels
+from ..data.preprocess import IMAGENET, Preprocess
+from ..models.factories import build
+from ..models.load import LoadedModel, Opened, finish
+from ..models.registry import Registered, published_pixels
 from ..resnet import ResNet
 from ..system.files import expanded, replacing, write_json
 from ..weights import checkpoint
@@ -47,7 +47,14 @@ __all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 LIBRARY = "pyconv"  # who wrote a config
-OPTIONS = ("num_classes", "in_channels", "dropout", "output_stride")
+OPTIONS = (
+    "num_classes",
+    "in_channels",
+    "dropout",
+    "output_stride",
+    "replace_stride_with_dilation",
+    "dilate_first_block",
+)
 
 CARD_TEXT = """
 # {title}
@@ -146,7 +153,7 @@ def push_to_hub(
             create_pr=create_pr,
             ignore_patterns=kept,
         )
-    return str(commit)
+    return str(commit.commit_url)
 
 
 def from_pretrained(
@@ -158,19 +165,18 @@ def from_pretrained(
     force_download: bool = False,
     local_files_only: bool = False,
     **options: Any,
-) -> nn.Module:
-    """Build the network of a folder or of a repository on the Hub, in eval mode.
+) -> LoadedModel:
+    """Build the network of a folder or of a repository on the Hub.
 
-    ``model.classes`` lists the names of its classes, in the order of its outputs, and
-    ``model.transforms()`` is its preprocessing. Classes that nobody has named are ImageNet's if
-    there are 1000, else numbered.
+    As from :func:`pyconv.load`, it is in eval mode and knows ``model.classes``, the names of its
+    classes in the order of its outputs, and ``model.transforms()``, its preprocessing.
 
     Args:
         pretrained_model_name_or_path: The folder, or the name of a repository.
         revision: A branch, tag or commit; default ``main``.
         cache_dir, token, force_download, local_files_only: As in
             ``huggingface_hub.hf_hub_download``.
-        options: Of the network, in place of those in the config: ``num_classes``,
+        options: Of the network, in place of those in the config, such as ``num_classes``,
             ``in_channels``, ``dropout``, ``output_stride``.
 
     Raises:
@@ -205,7 +211,7 @@ def from_pretrained(
     unknown = ", ".join(options.keys() - set(OPTIONS))
     if unknown:
         raise TypeError(f"from_pretrained() takes no {unknown}; options are {', '.join(OPTIONS)}.")
-    return _build(config, find(WEIGHTS), options)
+    return _load(config, find(WEIGHTS), options)
 
 
 def _config(
@@ -217,11 +223,11 @@ def _config(
         _refuse(model, "it is not built from a row alone")
     options: dict[str, Any] = checkpoint.sizes(model.state_dict(), model)
     options["dropout"] = float(getattr(model.dropout, "p", 0))
-    with torch.device("meta"):
-        twins = {stride: ResNet(row, **options, output_stride=stride) for stride in (32, 16, 8)}
-    like = [stride for stride, twin in twins.items() if twin.strides == model.strides]
-    options["output_stride"] = like[0] if like else 32
-    parts, expected = _parts(model), _parts(twins[options["output_stride"]])
+    if model.dilate_first_block:
+        options["dilate_first_block"] = True
+    sampling, twin = _sampling(row, options, model.strides)
+    options |= sampling
+    parts, expected = _parts(model), _parts(twin)
     changed = [key for key in parts | expected if parts.get(key) != expected.get(key)]
     if changed:
         there = parts.get(changed[0], "not there")
@@ -229,7 +235,7 @@ def _config(
     name = next((name for name, known in ARCHITECTURES.items() if known == row), None)
     config = {"library_name": LIBRARY, "architecture": name or asdict(row), **options}
     names = getattr(model, "classes", None) if classes is None else classes
-    if names is not None and list(names) != _unnamed(options["num_classes"]):
+    if names:
         if len(names) != options["num_classes"]:
             raise ValueError(
                 f"There are {len(names)} names of classes, and the network has "
@@ -244,10 +250,18 @@ def _config(
     return config
 
 
-def _unnamed(count: int) -> list[str]:
-    """The names of classes that nobody has named."""
-    names = imagenet.class_names()
-    return list(names) if count == len(names) else [str(number) for number in range(count)]
+def _sampling(
+    row: Architecture, options: dict[str, Any], strides: tuple[int, ...]
+) -> tuple[dict[str, Any], ResNet]:
+    """The options by which a network has its strides, and one that is built by them."""
+    dilate = [before == after for before, after in pairwise(strides)]
+    choices: list[dict[str, Any]] = [{"output_stride": stride} for stride in (32, 16, 8)]
+    for choice in [*choices, {"replace_stride_with_dilation": dilate}]:
+        with torch.device("meta"):
+            twin = ResNet(row, **options, **choice)
+        if twin.strides == strides:
+            break
+    return choice, twin
 
 
 def _parts(model: nn.Module) -> dict[str, str]:
@@ -281,7 +295,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         given = config["architecture"]
         row = ARCHITECTURES[given] if isinstance(given, str) else _row(given)
-        return config | {"row": row, **{name: config[name] for name in OPTIONS}}
+        return config | {"row": row, "num_classes": config["num_classes"]}
     except (KeyError, TypeError, ValueError) as error:
         kind = type(error).__name__
         raise ValueError(
@@ -299,25 +313,20 @@ def _row(content: dict[str, Any]) -> Architecture:
     return Architecture(**content | {"stages": stages, "stem": Stem(**content["stem"])})
 
 
-def _build(config: dict[str, Any], weights: Path, given: dict[str, Any]) -> ResNet:
-    options = {name: config[name] for name in OPTIONS} | given
+def _load(config: dict[str, Any], weights: Path, given: dict[str, Any]) -> LoadedModel:
     if not weights.exists():
         raise ValueError(f"{weights.parent} has no {WEIGHTS}, which save_pretrained writes.")
-    with torch.device("meta"):
-        model = ResNet(config["row"], **options).float()
-    checkpoint.load(model, checkpoint.read(weights), str(weights))
-    if any(parameter.is_meta for parameter in model.fc.parameters()):
-        model.reset_classifier(model.num_classes)  # of another number of classes
-    notes = checkpoint.Notes.of(config)
+    row, notes = config["row"], checkpoint.Notes.of(config)
+    options = {name: config[name] for name in OPTIONS if name in config} | given
+    if "output_stride" in given:  # instead of what the config says of it
+        options.pop("replace_stride_with_dilation", None)
+    network = Registered(row.title, ResNet, row=row)
+    model = build(network, weights, checkpoint.read(weights), notes, options)
     known = isinstance(config["architecture"], str)
     pixels = notes.preprocess or (published_pixels(config["architecture"]) if known else IMAGENET)
-    named = notes.classes is not None and len(notes.classes) == model.num_classes
-    names = notes.classes if named else _unnamed(model.num_classes)
-    model.classes = list(names or ())  # type: ignore[assignment]
-    model.transforms = partial(  # type: ignore[assignment]
-        expected_pixels, pixels, image_channels(model), network=str(weights)
-    )
-    return model.to(torch.get_default_device(), torch.get_default_dtype()).eval()
+    count = options["num_classes"]
+    classes = notes.classes if notes.classes and len(notes.classes) == count else None
+    return finish(Opened(model, row.title, weights, pixels, count, classes, notes), None)
 
 
 def _write_card(folder: Path, config: dict[str, Any], repo: str) -> None:

@@ -5,3 +5,4 @@ from .factories import *
 from .load import *
 from .original import *
 from .registry import *
+from .segmentation import *

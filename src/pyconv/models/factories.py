@@ -47,6 +47,8 @@ class ModelOptions(TypedDict, total=False):
     norm_layer: NormLayer | None
     output_stride: int
     replace_stride_with_dilation: Sequence[bool] | None
+    weights_backbone: WeightsEnum | str | Path | None  # this and the next of segmentation networks
+    aux: bool | None
 
 
 class Factory(Protocol):
@@ -152,7 +154,7 @@ def get_model(name: str, *, pretrained: bool = False, **options: Unpack[ModelOpt
             imported, or its factory does not take an option.
     """
     network = find_model(name)
-    if network.row is not None:
+    if network.loads:
         return network.factory(pretrained, **options)
     progress = options.pop("progress", True)
     weights = resolve_weights(name, pretrained, options.pop("weights", None))

@@ -22,6 +22,7 @@ from ..weights.rows import WeightsEnum
 from .factories import ModelOptions, build
 from .registry import (
     REGISTRY,
+    find_classifier,
     find_model,
     get_model_weights,
     get_weight,
@@ -130,6 +131,8 @@ def open_model(
 ) -> Opened:
     """Build the network that a source is of, with its weights; arguments as of :func:`load`."""
     name, weights = find_source(source, model)
+    if name is not None:
+        find_classifier(name)  # before weights are downloaded
     if isinstance(weights, WeightsEnum):
         state, notes = weights.get_state_dict(options.pop("progress", True)), checkpoint.Notes()
         names: Sequence[str] = weights.meta["categories"]

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from ..weights.rows import WeightsEnum
 __all__ = ["get_model_weights", "get_weight", "list_models"]
 
 Build = Callable[..., nn.Module]
+Task = Literal["classification", "segmentation"]
 
 
 class Registered(NamedTuple):
@@ -27,15 +28,25 @@ class Registered(NamedTuple):
     name: str
     factory: Build
     weights: type[WeightsEnum] | None = None  # what is published for it
-    row: Architecture | None = None  # what describes it; its factory, ours, loads weights itself
+    row: Architecture | None = None  # what describes it
+    task: Task = "classification"
+
+    @property
+    def loads(self) -> bool:
+        """Whether its factory, ours, loads weights itself."""
+        return self.row is not None or self.task == "segmentation"
 
 
 REGISTRY: dict[str, Registered] = {}  # of all networks by their names, the user's own included
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """The names of the networks that match a shell pattern, such as ``"pyconv*50"``, sorted."""
-    return sorted(name for name in REGISTRY if fnmatchcase(name, pattern))
+def list_models(pattern: str = "*", *, task: Task = "classification") -> list[str]:
+    """The names of the networks that match a shell pattern, such as ``"pyconv*50"``, sorted.
+
+    They are classifiers; with ``task="segmentation"``, the networks for that.
+    """
+    networks = (name for name, network in REGISTRY.items() if network.task == task)
+    return sorted(name for name in networks if fnmatchcase(name, pattern))
 
 
 def find_model(name: str) -> Registered:
@@ -65,9 +76,27 @@ def find_model(name: str) -> Registered:
     return Registered(plain, own)
 
 
+def find_classifier(name: str) -> Registered:
+    """As :func:`find_model`, of a network that gives a class to each image.
+
+    Raises:
+        ValueError: if there is no such network, or it gives a class to each pixel.
+    """
+    network = find_model(name)
+    if network.task == "segmentation":
+        raise ValueError(
+            f"{name} gives a class to each pixel, not to an image: that is for pyconv-segment."
+        )
+    return network
+
+
 def published_pixels(name: str) -> Preprocess:
-    """The preprocessing that the weights of a network are published with; else ImageNet's."""
-    weights = find_model(name).weights
+    """The preprocessing that the weights of a classifier are published with; else ImageNet's.
+
+    Raises:
+        ValueError: if there is no such network, or it is no classifier.
+    """
+    weights = find_classifier(name).weights
     return IMAGENET if weights is None else weights["DEFAULT"].value.preprocess
 
 

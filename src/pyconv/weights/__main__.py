@@ -15,9 +15,11 @@ from ..system.files import require_writable, write_result
 from .drive import DownloadError, Record
 from .names import nearest
 from .rows import ENUMS, WeightsEnum
+from .segmentation import SEGMENTATION_ENUMS
 
 __all__ = ["main"]
 
+CLAIMS = ("top1_claimed", "miou_claimed")
 PINS = Path(__file__).with_name("pins.json")
 
 
@@ -41,7 +43,8 @@ def find_weights(names: Sequence[str]) -> list[WeightsEnum]:
 
 
 def _on_drive() -> list[WeightsEnum]:
-    return [weights for enum in ENUMS for weights in enum if weights.file_id]
+    enums = (*ENUMS, *SEGMENTATION_ENUMS)
+    return [weights for enum in enums for weights in enum if weights.file_id]
 
 
 def _describe(weights: WeightsEnum) -> dict[str, Any]:
@@ -51,13 +54,19 @@ def _describe(weights: WeightsEnum) -> dict[str, Any]:
         "weights": str(weights),
         "model": weights.value.model,
         "megabytes": round((path.stat().st_size if cached else weights.value.file_size) / 1e6, 1),
-        "top1_claimed": weights.value.top1[0][1],
+        **_claim(weights),
         "pinned": weights.sha256,
         "cached": cached,
         "trust": _trust(weights) if cached else None,
         "path": str(path),
         "sha256": record.sha256 if cached and record is not None else None,
     }
+
+
+def _claim(weights: WeightsEnum) -> dict[str, float | None]:
+    """The authors' first figure, in percent: top-1, or the mean IoU of segmentation networks."""
+    top1, metrics = weights.value.top1, dict(weights.value.metrics)
+    return {"top1_claimed": top1[0][1] if top1 else None, "miou_claimed": metrics.get("miou")}
 
 
 def _record(weights: WeightsEnum) -> Record | None:
@@ -78,12 +87,12 @@ def _trust(weights: WeightsEnum) -> str:
 
 def _list(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
     rows = [_describe(weights) for weights in find_weights(args.names) or _on_drive()]
-    table = [("weights", "MB", "top-1 %", "cached", "trust")]
+    table = [("weights", "MB", "top-1 %", "mIoU %", "cached", "trust")]
     table += [
         (
             row["weights"],
             f"{row['megabytes']:.1f}",
-            f"{row['top1_claimed']:.2f}",
+            *("" if row[key] is None else f"{row[key]:.2f}" for key in CLAIMS),
             "yes" if row["cached"] else "no",
             row["trust"] or ("pinned" if row["pinned"] else "not pinned"),
         )
@@ -93,7 +102,7 @@ def _list(args: argparse.Namespace) -> tuple[int, list[dict[str, Any]]]:
     for line in table:
         name, *rest = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         commands.say("  ".join([name, *rest]).rstrip())
-    commands.say("\ntop-1 as the authors state it; sizes of files not cached are computed.")
+    commands.say("\nFigures as the authors state them; sizes of files not cached are computed.")
     return commands.DONE, rows
 
 

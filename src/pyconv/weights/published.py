@@ -24,9 +24,11 @@ class Published:
     file_size: int
     num_params: int
     gmacs: float  # 1e9 multiply-adds of convolutions and classifier for one image of `crop` pixels
-    top1: tuple[tuple[int, float], ...]  # (crop, percent), the first one at the default crop
+    # (crop, percent), the first one at the default crop; empty for networks of other tasks
+    top1: tuple[tuple[int, float], ...]
     recipe: str
     preprocess: Preprocess = IMAGENET
     categories: tuple[str, ...] | None = None  # None: ImageNet's 1000
     dataset: str = "ImageNet-1K"  # that top1 was measured on
     network: Callable[[], nn.Module] | None = None  # that the file must fit; None: the zoo's model
+    metrics: tuple[tuple[str, float], ...] = ()  # of other tasks, in percent, by their names

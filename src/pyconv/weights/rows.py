@@ -56,12 +56,12 @@ class WeightsEnum(Enum):
 
     @property
     def sha256(self) -> str | None:
-        """The pinned hash of the file, or None: the authors published none."""
+        """The pinned hash of the file; None so far, as the authors published none."""
         return _pins().get(str(self))
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The facts of the weights: ``categories``, ``num_params``, ``acc@1`` (percent), ...
+        """The facts of the weights, such as ``categories``, ``num_params``, ``acc@1`` (percent).
 
         Those with torchvision's names have its units: ``_ops`` are 1e9 multiply-adds,
         ``_file_size`` counts 2**20 bytes, ``min_size`` is height and width of the smallest image.
@@ -73,16 +73,23 @@ class WeightsEnum(Enum):
             "num_params": row.num_params,
             "gmacs": row.gmacs,
             "file_size": row.file_size,
+            **self._claims(),
+            "recipe": row.recipe,
+            "claimed_by": "the authors" if row.file_id else "this project",
+            "min_size": (1, 1),
+            "_ops": row.gmacs,
+            "_file_size": round(row.file_size / 2**20, 3),
+        }
+
+    def _claims(self) -> dict[str, Any]:
+        """What its authors claim of it, and behind which pixels."""
+        row = self.value
+        return {
             "acc@1": row.top1[0][1],
             "acc@1 by crop": dict(row.top1),
             "crop": row.preprocess.crop,
             "resize": row.preprocess.resize,
-            "recipe": row.recipe,
-            "claimed_by": "the authors" if row.file_id else "this project",
-            "min_size": (1, 1),
             "_metrics": {row.dataset: {"acc@1": row.top1[0][1]}},
-            "_ops": row.gmacs,
-            "_file_size": round(row.file_size / 2**20, 3),
         }
 
     def transforms(self, crop: int | None = None, resize: int | None = None) -> Preprocess:

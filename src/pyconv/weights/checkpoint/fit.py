@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ...pyconvsegnet import SEGNETS
 from .adapt import Shapes, State, adapt, first, is_stored
 from .kind import CheckpointError
 from .whose import whose
@@ -53,6 +54,12 @@ def _keys(network: nn.Module | None) -> tuple[str, str]:
     return f"{names[0]}.weight", f"{names[1]}.weight"
 
 
+def _others(network: nn.Module) -> tuple[str, ...]:
+    """The names of what else than the classifier has an output for each class."""
+    others = getattr(network, "other_classifiers", ())
+    return others if isinstance(others, tuple) else ()
+
+
 def _count_classes(state: Shapes, classifier: str) -> int:
     """How many classes the classifier of a state dict has; 0 where it has none."""
     weight = state.get(classifier)
@@ -89,11 +96,20 @@ def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint
             "it was trained with: nn.BatchNorm2d, the default, for published weights."
         )
     if unexpected or shapes:
-        name = whose(state)
-        cure = f"It fits {name}." if name and name != whose(expected) else SAVED_FROM
+        name, wanted = whose(state), whose(expected)
+        cure = _fits(name, wanted) if name and name != wanted else SAVED_FROM
         raise CheckpointError(f"{what} is of another model: {entries} {cure}")
     part = "holds a part of the model only" if missing else "is not what a model saves"
     raise CheckpointError(f"{what} {part}: {entries} Save the whole model.state_dict().")
+
+
+def _fits(name: str, wanted: str | None) -> str:
+    """What a state dict is of, and what to do with it where that is another task."""
+    if name in SEGNETS and wanted not in SEGNETS:
+        return f"It fits {name}, a network for segmentation: it is no file of ImageNet's classes."
+    if wanted in SEGNETS and name not in SEGNETS:
+        return f"It fits {name}, which classifies images: give it as weights_backbone."
+    return f"It fits {name}."
 
 
 def _are_all_norms(keys: Sequence[str], state: Shapes, expected: Shapes) -> bool:
@@ -137,7 +153,8 @@ def load(
     state dict has none, the model's starts untrained. Where the first convolution has another
     number of input channels, it is adapted: summed for one channel, else cycled and rescaled. Each
     change is one line in the log.
-    The model names the two modules as ``classifier`` and ``first_conv``; default as in the zoo.
+    The model names the two modules as ``classifier`` and ``first_conv``; default as in the zoo. It
+    may name further classifiers of the same classes, as ``other_classifiers``.
     Values that are ``proven`` already are not looked at again.
 
     Raises:
@@ -146,12 +163,15 @@ def load(
     first_conv, classifier = _keys(model)
     expected = model.state_dict()
     fitted, changes = adapt(state, expected, classifier)
-    fitted, untrained = _fit_classifier(fitted, expected, classifier, changes)
+    untrained: set[str] = set()
+    for name in (classifier, *(f"{other}.weight" for other in _others(model))):
+        fitted, left = _fit_classifier(fitted, expected, name, changes)
+        untrained |= left
     fitted = _fit_stem(fitted, expected, first_conv, changes)
     check_structure(fitted, {k: v for k, v in expected.items() if k not in untrained}, what)
     if not proven:
         check_values(fitted, what)
-    for change in changes:
+    for change in dict.fromkeys(changes):
         logger.warning("%s %s", what, change)
     model.load_state_dict(_apart(fitted), strict=False, assign=True)
 
