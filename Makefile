@@ -1,4 +1,4 @@
-.PHONY: fix check types pyright test
+.PHONY: fix check types pyright test docs docs-test figures
 
 fix:
 	ruff format .
@@ -21,3 +21,14 @@ pyright:
 
 test:
 	pytest -n 2
+
+# The site, in docs/_build/html; without a single warning.
+docs:
+	python -m sphinx -M html docs docs/_build --fail-on-warning --keep-going --quiet
+
+docs-test:
+	pytest -m 'docs or browser' tests/docs
+
+# The pictures of the pages; those with a photograph need scikit-image.
+figures:
+	for script in docs/figures/[!_]*.py; do python $$script || exit 1; done

@@ -35,10 +35,9 @@ def pyramid() -> Figure:
 def responses() -> Figure:
     from skimage.data import chelsea
 
-    model = pyconv.pyconvresnet_tiny(weights=WEIGHTS)
-    photograph, pixels = Image.fromarray(chelsea()), WEIGHTS.transforms()
+    model, photograph = pyconv.load(WEIGHTS), Image.fromarray(chelsea())
     title = f"{TINY}, trained on 28x28 images of clothes"
-    return pyconv.viz.responses(model, photograph, preprocess=pixels, channels=2, title=title)
+    return pyconv.viz.responses(model, photograph, channels=2, title=title)
 
 
 def receptive_field() -> Figure:
@@ -52,17 +51,10 @@ def accuracy_against_cost() -> Figure:
 
 
 def predictions() -> Figure:
-    model = pyconv.pyconvresnet_tiny(weights=WEIGHTS)
     images = find_images(WEIGHTS.path.with_name("images"))
     paths, labels = zip(*images.samples[40:1000:65], strict=True)
-    return pyconv.viz.predictions(
-        model,
-        paths,
-        labels,
-        classes=WEIGHTS.meta["categories"],
-        preprocess=WEIGHTS.transforms(),
-        title=f"{TINY} with its own weights",
-    )
+    title = f"{TINY} with its own weights"
+    return pyconv.viz.predictions(pyconv.load(WEIGHTS), paths, labels, title=title)
 
 
 def confusion_matrix() -> Figure:

@@ -151,7 +151,7 @@ def test_its_way_of_dilating_is_an_option_of_the_network() -> None:
         [2] * 6, [4] * 6, [4, 4, 4], [("MaxPool2d", 1), ("MaxPool2d", 1)],
     ]  # fmt: skip
     assert facts(model) == [
-        [1, *[2] * 5], [2, *[4] * 5], [2, 4, 4], [("MaxPool2d", 1), ("_DilatedMaxPool", 2)],
+        [1, *[2] * 5], [2, *[4] * 5], [2, 4, 4], [("MaxPool2d", 1), ("DilatedMaxPool2d", 2)],
     ]  # fmt: skip
     sixteen = dilated(ARCHITECTURES["resnet50"], output_stride=16)
     assert sixteen.strides == (4, 8, 16, 16)

@@ -71,14 +71,7 @@ def test_a_sheet_says_what_the_network_says(images: ImageList, metrics: Metrics)
 
 
 def test_a_sheet_takes_classes_and_pixels_from_a_model_that_knows_them(images: ImageList) -> None:
-    class Knowing(pyconv.ResNet):
-        classes = tuple(WORDS)
-
-        def transforms(self) -> pyconv.data.Preprocess:
-            return WEIGHTS.transforms()
-
-    model = Knowing(pyconv.ARCHITECTURES["pyconvresnet_tiny"])
-    model.load_state_dict(WEIGHTS.get_state_dict())
+    model = pyconv.load(WEIGHTS)
     path, label = images.samples[50]
     (axes,) = viz.predictions(model, [path], [WORDS[label]]).axes
     assert axes.get_xlabel().startswith(f"✓ {WORDS[label]}")
@@ -95,6 +88,7 @@ def test_probabilities_are_told_as_they_are() -> None:
         "✓ cat  100 %",
     ]
     assert guesses(probabilities)[1].text == "class 1  70 %"
+    assert guesses(probabilities, classes=synsets()[:2])[1].word == class_names()[1]
     crane = guesses(probabilities, [1, 1, 0], ["crane", "crane"])  # ImageNet has two
     assert [guess.right for guess in crane] == [False, True, True]
     with pytest.raises(ValueError, match="label 'crane' is several of the 2 classes"):
@@ -236,6 +230,8 @@ def test_a_wild_first_epoch_does_not_flatten_the_others() -> None:
     assert highest([[7118.0, 2.1, 1.5, 1.2], [62477.0, 1.9, 1.6, 1.4]]) == 2.1
     assert highest([[6.9, 2.1, 1.5], [6.5, 1.9, 1.6]]) == 6.9
     assert highest([[2.0], [7000.0]]) == 7000.0
+    falling = [7 * 0.85**epoch for epoch in range(40)]  # to a hundredth of the first
+    assert highest([falling, falling]) == 7
     assert highest([[2.0, math.nan], [math.inf, 1.0]]) == 2.0
     assert highest([[math.nan], [math.inf]]) == 1.0
     columns = "epoch", "train_loss", "val_loss", "train_top1", "val_top1"

@@ -145,21 +145,6 @@ def collect(
     return _split_groups(prepared, groups, algorithm.merge) if algorithm.merge > 1 else prepared
 
 
-def restore(
-    prepared: Tensor,
-    bias: Tensor | None,
-    shape: torch.Size,
-    geometry: Geometry,
-    algorithm: Algorithm,
-) -> tuple[Tensor, Tensor | None]:
-    """The inverse of :func:`prepare`: the true weight, of that shape, and bias."""
-    pixels = math.prod(algorithm.tile)
-    if bias is not None and pixels > 1:
-        bias = bias.unflatten(0, (geometry.groups // algorithm.merge, pixels, -1))[:, 0].flatten()
-    # A tile holds the weight once per pixel, and collect() adds up.
-    return collect(prepared, shape, geometry, algorithm) / pixels, bias
-
-
 def _merge_groups(weight: Tensor, groups: int, merge: int) -> Tensor:
     """``[out, in / g, *k]`` -> ``[out, merge * in / g, *k]``, zero between the groups merged."""
     own = torch.eye(merge, dtype=weight.dtype, device=weight.device)

@@ -28,6 +28,7 @@ from .algorithms import (
 )
 from .direct import Task
 from .gradients import gradients
+from .guard import is_open
 from .problem import Problem, algorithms_for, are_direct, layout_of, ones, problem_of
 from .table import is_exact, nearest, table_of
 
@@ -92,14 +93,14 @@ ALL_NATIVE = Algorithms()
 
 def choose(x: Tensor, weight: Tensor, geometry: Geometry) -> Algorithms:
     """How to compute one convolution, and its gradients if they will be wanted."""
-    size = x.shape[2:]
-    if geometry.groups == 1:
+    if geometry.groups == 1 or not suits(x, weight, geometry):
         return ALL_NATIVE  # no lane is idle
-    if not suits(x, weight, geometry) or not all(isinstance(n, int) for n in size):
-        return ALL_NATIVE  # or of a size that a compiler leaves open
-    if not autotune.enabled and _stays_native(x, weight):
-        return ALL_NATIVE
     problem, batch = problem_of(x, weight, geometry, "forward"), x.shape[0]
+    if not autotune.enabled:  # that is for this very size, which to a compiler may be a symbol
+        if is_open(problem.size):
+            problem = problem._replace(size=(0,) * len(problem.size))
+        if _stays_native(problem, x, weight):
+            return ALL_NATIVE
     if not torch.is_grad_enabled():
         return Algorithms(_one(problem, batch))
     return Algorithms(
@@ -114,9 +115,9 @@ def suits(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     return x.dim() == weight.dim() and x.shape[1] == weight.shape[1] * geometry.groups
 
 
-def _stays_native(x: Tensor, weight: Tensor) -> bool:
+def _stays_native(problem: Problem, x: Tensor, weight: Tensor) -> bool:
     """Whether no table need be asked; asking takes time as well."""
-    if weight.numel() * math.prod(x.shape[2:]) < SMALL:
+    if 0 < weight.numel() * math.prod(problem.size) < SMALL:
         return True
     if x.device.type == "cpu":
         return not table_of("cpu")
@@ -166,17 +167,15 @@ def choose_all(
 
 def _one(problem: Problem, batch: int) -> Algorithm:
     compiling = torch.compiler.is_compiling()
-    if autotune.enabled:  # for this very size, which to a compiler may be a symbol
+    if autotune.enabled:
         size = tuple(operator.index(n) for n in problem.size)
         return _tuned(tuple(problem._replace(size=size)), operator.index(batch), compiling)
-    # torch.compile sees through all but the kernels, and warns of caches, which it ignores. On GPUs
-    # it asks for maps of any size, for it may be that they are symbols.
-    if problem.device != "cpu":
-        problem = problem._replace(size=(0,) * len(problem.size)) if compiling else problem
-        return _known_on_gpu(tuple(problem))
-    if compiling:
-        return nearest(problem, table_of("cpu"), ours=False)
-    return _known(problem, kernels.available(problem.dtype))
+    is_known, on_cpu = max(problem.size) > 0, problem.device == "cpu"
+    if compiling and not on_cpu:  # for maps of any size
+        problem = problem._replace(size=(0,) * len(problem.size))
+    ours = on_cpu and not compiling and kernels.available(problem.dtype)
+    found = _by_table(tuple(problem), ours)
+    return found if is_known or not found.tile else NATIVE  # tiles are laid out by the size
 
 
 @functools.cache
@@ -184,9 +183,10 @@ def _known(problem: Problem, ours: bool) -> Algorithm:
     return nearest(problem, table_of(problem.device), ours)
 
 
-def _known_on_gpu(fields: tuple[Any, ...]) -> Algorithm:
+def _by_table(fields: tuple[Any, ...], ours: bool) -> Algorithm:
     problem = Problem(*fields)
-    found = NATIVE if is_exact(problem.dtype) else _known(problem, False)
+    exact = problem.device != "cpu" and is_exact(problem.dtype)
+    found = NATIVE if exact else _known(problem, ours)
     return Algorithm(*found)  # torch.compile fails on a constant that it knows by another name
 
 
@@ -199,7 +199,7 @@ def _tuned(fields: tuple[Any, ...], batch: int, compiling: bool) -> Algorithm:
 
 # What torch.compiler.assume_constant_result() sets, so that torch.compile runs them where it would
 # trace them; but that imports the compiler, which takes as long as torch.
-vars(_known_on_gpu)["_dynamo_marked_constant"] = True
+vars(_by_table)["_dynamo_marked_constant"] = True
 vars(_tuned)["_dynamo_marked_constant"] = True
 
 TIMED: dict[tuple[Problem, int, bool], Algorithm] = {}

@@ -80,8 +80,7 @@ def fits(
     x: Tensor, weights: Sequence[Tensor], geometries: Sequence[Geometry], task: Task = "forward"
 ) -> bool:
     """Whether the kernels can compute this; compiles them if they might."""
-    asked = _may_ask(x, weights, geometries)
-    return asked and _run(task, x, None, weights, [], geometries)
+    return _may_ask(x, weights, geometries) and _run(task, x, None, weights, [], geometries)
 
 
 def _may_ask(x: Tensor, others: Sequence[Tensor], geometries: Sequence[Geometry]) -> bool:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -62,7 +63,7 @@ def observe(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Seen]:
 
 
 Called = Mapping[str, Seen]  # what an example showed, by the names of modules; empty without one
-Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 def pairs(model: nn.Module, called: Called) -> dict[str, str]:
@@ -98,7 +99,7 @@ def _neighbours(model: nn.Module, called: Called, prefix: str = "") -> list[tupl
             for first, second in _neighbours(child, called, f"{prefix}{name}.")
         ]
     # Weights that others read as well.
-    read = {id(_attribute(model, str(node.target))) for node in graph.nodes if _is_read(node)}
+    read = {id(attrgetter(str(node.target))(model)) for node in graph.nodes if _is_read(node)}
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(str(node.target) for node in nodes)
     return [
@@ -127,11 +128,6 @@ def _tensors(model: nn.Module, *names: str) -> set[int]:
     return {id(t) for m in modules for t in chain(m.parameters(), m.buffers())}
 
 
-def _attribute(model: nn.Module, path: str) -> object:
-    module, _, name = path.rpartition(".")
-    return getattr(model.get_submodule(module), name)
-
-
 def _is_read(node: fx.Node) -> bool:
     """Whether somebody takes the values of a tensor, not only what they are like."""
     asked = [user.args[1] if user.target is getattr else None for user in node.users]
@@ -139,17 +135,23 @@ def _is_read(node: fx.Node) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Looks inside everything but pyramids."""
+    """Looks inside everything but pyramids and norms."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _PyConvNd) or super().is_leaf_module(module, name)
+        is_leaf = isinstance(module, _PyConvNd) or _is_frozen(module)
+        return is_leaf or super().is_leaf_module(module, name)
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    """Whether it is torchvision's FrozenBatchNorm2d, by name: to import that takes a while."""
+    return str(type(norm)) == "<class 'torchvision.ops.misc.FrozenBatchNorm2d'>"
 
 
 def foldable(conv: nn.Module, norm: nn.Module) -> bool:
     """Whether a batch norm may move into the convolution or pyramid before it."""
     levels = conv.levels if isinstance(conv, _PyConvNd) else [conv]
     return (
-        isinstance(norm, Norm)
+        (isinstance(norm, Norm) or _is_frozen(norm))
         and (not isinstance(conv, _PyConvNd) or type(conv).forward is _PyConvNd.forward)
         and norm.running_mean is not None
         and all(type(level) in CONVS for level in levels)
@@ -183,6 +185,5 @@ def fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
 def replace(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
     if not name:
         return module
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, module)
+    root.set_submodule(name, module)
     return root

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def allows(x: object, modules: Iterable[nn.Module]) -> bool:
     """Whether calling ``modules`` on ``x`` is nothing but their computation.
 
     It is not where a module is hooked, patched or holds tensors of another class, nor where the
-    call is recorded for elsewhere (exported, traced) or transformed (``torch.func``).
+    call is recorded for elsewhere (exported, traced), transformed (``torch.func``) or counted.
     """
     return (
         type(x) is Tensor
@@ -58,13 +58,24 @@ def is_recorded() -> bool:
     )
 
 
+def is_open(size: Sequence[int]) -> bool:
+    """Whether a compiler or whoever records a call leaves the size of a map open."""
+    if torch.compiler.is_compiling():  # what is a symbol to it, it calls an integer
+        from torch.fx.experimental.symbolic_shapes import has_static_value  # takes time to import
+
+        return not all(has_static_value(n) for n in size)
+    return not all(type(n) is int for n in size)
+
+
 def is_transformed() -> bool:
-    """Whether forward mode or ``torch.func`` is at work, which follows PyTorch's operators alone.
+    """Whether forward mode, ``torch.func`` or a mode, as to count, follows PyTorch's operators.
 
     Something may carry a tangent then: the weights, if not the input.
     """
-    return not torch.compiler.is_compiling() and (
-        forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return not torch.compiler.is_compiling() and bool(
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
     )
 
 
@@ -88,8 +99,7 @@ def is_overridden(module: nn.Module) -> bool:
 def _is_plain(module: nn.Module) -> bool:
     if is_overridden(module) or module._backward_hooks or module._backward_pre_hooks:
         return False
-    kinds = set(map(type, module._parameters.values()))
-    return kinds <= PLAIN
+    return set(map(type, module._parameters.values())) <= PLAIN
 
 
 def is_large_map(x: Tensor) -> bool:

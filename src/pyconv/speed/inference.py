@@ -71,7 +71,7 @@ def optimize(
             each shape takes its time.
 
     Raises:
-        ValueError: if the model is in training mode.
+        ValueError: if the model is in training mode, or on the meta device with an example.
 
     Example:
         >>> fast = optimize(model.eval(), images, dtype=torch.bfloat16)
@@ -91,6 +91,10 @@ def optimize(
         dtype = torch.float32  # faster, and nearer to the truth
     seen: dict[str, Seen] = {}
     if example_inputs is not None:
+        if on == "meta":
+            raise ValueError(
+                "A model on the meta device cannot be timed: load it first, or give no example."
+            )
         own = Convert(next((p.dtype for p in fast.parameters() if p.is_floating_point()), None))
         one = isinstance(example_inputs, Tensor)
         seen = observe(fast, own.all((example_inputs,) if one else tuple(example_inputs)))
@@ -173,14 +177,14 @@ def _joinable(model: nn.Module) -> dict[str, dict[str, Conv]]:
         for name, module in model.named_modules()
         if isinstance(module, _PyConvNd)
         and type(module).forward is _PyConvNd.forward
-        and all(type(level) is nn.Conv2d for level in module.levels)
-        and all(_pads_with_zeros(level) for level in module.levels)
+        and all(
+            type(level) is nn.Conv2d
+            and level.padding_mode == "zeros"
+            and not isinstance(level.padding, str)
+            for level in module.levels
+        )
         and not any(is_overridden(m) for m in module.modules())
     }
-
-
-def _pads_with_zeros(conv: nn.Module) -> bool:
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def _decide(
@@ -192,9 +196,8 @@ def _decide(
         return pin
     if seen is None or seen.problem is None:
         map_unknown = conv.weight.new_empty(1, conv.in_channels, *(0,) * len(conv.stride))
-        layout = torch.channels_last if map_unknown.dim() == 4 else torch.contiguous_format
-        x = map_unknown.contiguous(memory_format=layout)
-        problem = problem_of(x, conv.weight, geometry_of(conv), "prepared")
+        problem = problem_of(map_unknown, conv.weight, geometry_of(conv), "prepared")
+        problem = problem._replace(channels_last=len(conv.stride) == 2)
         return nearest(problem, table_of(problem.device))
     key = seen.problem, seen.images
     if key not in timed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import count
 from types import FunctionType
 from typing import Any
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from ..onednn import Conv, Geometry, conv, geometry_of
-from .algorithms import NATIVE, Algorithm, apply, prepare, restore
+from .algorithms import Algorithm, apply, prepare
 from .direct import direct
-from .guard import is_recorded, runs_kernels
+from .guard import is_open, is_recorded, is_transformed, runs_kernels
 
 # One node each for symbolic tracing, which cannot follow sizes.
 fx.wrap("_apply_prepared")
@@ -35,7 +36,6 @@ class PreparedConv(nn.Module):
         super().__init__()
         self.geometry: Geometry = geometry_of(conv)
         self.algorithm = algorithm
-        self.shape: tuple[int, ...] = tuple(conv.weight.shape)  # before it was prepared
         zeros = conv.padding_mode == "zeros"
         self.before: list[int] = [] if zeros else list(conv._reversed_padding_repeated_twice)
         self.padding_mode = conv.padding_mode
@@ -43,11 +43,13 @@ class PreparedConv(nn.Module):
         layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
         self.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.plain_weight, self.plain_bias = conv.weight, conv.bias  # as they were
 
     def forward(self, x: Tensor) -> Tensor:
         if self.before:
             x = F.pad(x, self.before, self.padding_mode)
-        return _apply_prepared(x, self.weight, self.bias, self.shape, self.geometry, self.algorithm)
+        prepared, plain = (self.weight, self.bias), (self.plain_weight, self.plain_bias)
+        return _apply_prepared(x, prepared, plain, self.geometry, self.algorithm)
 
     def extra_repr(self) -> str:
         return f"{self.algorithm}, groups={self.geometry.groups}, stride={self.geometry.stride}"
@@ -55,22 +57,19 @@ class PreparedConv(nn.Module):
 
 def _apply_prepared(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    shape: tuple[int, ...],
+    prepared: tuple[Tensor, Tensor | None],
+    plain: tuple[Tensor, Tensor | None],
     geometry: Geometry,
     algorithm: Algorithm,
 ) -> Tensor:
-    if x.dim() < weight.dim():
-        batch = _apply_prepared(x.unsqueeze(0), weight, bias, shape, geometry, algorithm)
-        return batch.squeeze(0)
-    # Tiles are laid out by the size of the map, which may be left open.
-    is_open = is_recorded() and not all(type(n) is int for n in x.shape[2:])
+    if x.dim() < plain[0].dim():
+        return _apply_prepared(x.unsqueeze(0), prepared, plain, geometry, algorithm).squeeze(0)
+    # Tiles are laid out by the size of the map.
+    varies = (algorithm.tile or is_recorded()) and is_open(x.shape[2:])
     # With other channels than wanted, PyTorch has something to say.
-    if is_open or x.shape[1] != shape[1] * geometry.groups:
-        weight, bias = restore(weight, bias, torch.Size(shape), geometry, algorithm)
-        algorithm = NATIVE
-    return apply(x, weight, bias, geometry, algorithm)
+    if varies or is_transformed() or x.shape[1] != plain[0].shape[1] * geometry.groups:
+        return conv(x, *plain, geometry)
+    return apply(x, *prepared, geometry, algorithm)
 
 
 class DirectPyramid(nn.Module):
@@ -115,12 +114,6 @@ class Frozen(nn.Module):
 
     def _renew(self) -> None:
         """Begin a program anew, of which the weights as they are now will be a part."""
-        # The calls from one kernel to the next in C++ as well.
-        self.on_cpu: bool = all(p.device.type == "cpu" for p in self.module.parameters())
-        # Inductor packs what it freezes by oneDNN, which has no double precision.
-        self.freezes: bool = not (
-            self.on_cpu and any(p.dtype == torch.float64 for p in self.module.parameters())
-        )
         self._run = _compiled(self.module, self.convert)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,12 +139,9 @@ class Frozen(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("module"), name)
 
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        from torch._inductor import config  # takes a second to import
-
-        # Tracing has to see them as well: as options of torch.compile they do not take effect.
-        with torch.no_grad(), config.patch(freezing=self.freezes, cpp_wrapper=self.on_cpu):
-            return self._run(*self.convert.all(inputs), **self.convert.all(options))
+    @property
+    def forward(self) -> Callable[..., Any]:  # type: ignore[override]
+        return self._run
 
 
 def _compiled(module: nn.Module, convert: Convert) -> Callable[..., Any]:
@@ -168,23 +158,35 @@ def _compiled(module: nn.Module, convert: Convert) -> Callable[..., Any]:
     own = FunctionType(code, globals(), closure=run.__closure__)
     # Nobody asks whether the module has changed: its weights are part of the program.
     ask = torch.compiler.skip_guard_on_all_nn_modules_unsafe
-    return torch.compile(own, options={"guard_filter_fn": ask})
+    compiled = torch.compile(own, options={"guard_filter_fn": ask})
+    # The calls from one kernel to the next in C++ as well.
+    on_cpu = all(p.device.type == "cpu" for p in module.parameters())
+    # Inductor packs what it freezes by oneDNN, which has no double precision.
+    freezes = not (on_cpu and any(p.dtype == torch.float64 for p in module.parameters()))
+
+    @wraps(module.forward)  # programs are exported with the names of its arguments
+    def call(*inputs: Any, **options: Any) -> Any:
+        from torch._inductor import config  # takes a second to import
+
+        # Tracing has to see them as well: as options of torch.compile they do not take effect.
+        with torch.no_grad(), config.patch(freezing=freezes, cpp_wrapper=on_cpu):
+            return compiled(*convert.all(inputs), **convert.all(options))
+
+    return call
 
 
 _numbers = count()
 
 
 class Convert:
-    """Brings floating inputs and outputs, nested ones as well, to a dtype, and images to a layout.
+    """Brings floating inputs and outputs, nested ones as well, to a dtype.
 
-    Called as a forward pre-hook and, by :meth:`back`, as a forward hook.
+    With ``images``, those are laid out channels-last. Called as a forward pre-hook and, by
+    :meth:`back`, as a forward hook.
     """
 
     def __init__(
-        self,
-        dtype: torch.dtype | None = None,
-        images: bool = False,  # whether those are to lie channels-last
-        outputs: torch.dtype | None = None,
+        self, dtype: torch.dtype | None = None, images: bool = False, outputs: Any = None
     ) -> None:
         self.dtype = dtype
         self.images = images
@@ -216,6 +218,7 @@ class Convert:
         if not x.is_floating_point():
             return x
         x = x.to(self.dtype or x.dtype)  # PyTorch is twice as fast at each as at both at once
-        if self.images and x.dim() == 4 and x.shape[1] > 1:
+        # vmap knows of no layouts.
+        if self.images and x.dim() == 4 and x.shape[1] > 1 and not is_transformed():
             return x.contiguous(memory_format=torch.channels_last)
         return x

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.folders import ImageList
-from ..data.imagenet import class_names, synsets
+from ..data.imagenet import word
 from ..system.files import expanded
 from .canvas import INK, Listable, listed, new_figure, place
 from .tables import read_table
@@ -170,9 +170,8 @@ def confusion_matrix(
         OSError: if the system does not read the file.
         ImportError: if matplotlib is not installed.
     """
-    truths, found, words = outcomes(result, predicted, images, classes)
-    english = dict(zip(synsets(), class_names(), strict=True))
-    words = [english.get(word, word) for word in words]
+    truths, found, names = outcomes(result, predicted, images, classes)
+    words = [word(name) for name in names]
     counts = confusion_counts(truths, found, len(words))
     count = len(words)
     beside = None

@@ -18,20 +18,25 @@ if TYPE_CHECKING:
 __all__ = ["highest", "training_curves"]
 
 SPLITS = (("train", GREY), ("val", BLUE))
-WILD = (
-    10.0  # times the usual height: of a first epoch at a large rate, which would flatten all else
-)
+WILD = 10.0  # times the usual, as after a first epoch at a large rate: it would flatten all else
 PANELS = (("loss", "loss"), ("top1", "top-1 (%)"))
 COLUMNS = ("epoch", *(f"{split}_{name}" for split, _ in SPLITS for name, _ in PANELS))
 
 
 def highest(curves: Iterable[Sequence[float]]) -> float:
-    """How high curves are drawn: up to the highest point that is not wild."""
-    points = [value for values in curves for value in values if math.isfinite(value)]
+    """How high curves are drawn: up to the highest point that is not wild.
+
+    Wild points are far above the usual ones and above all between: a loss that falls from 7 to 0.1
+    in small steps has none.
+    """
+    points = sorted(value for values in curves for value in values if math.isfinite(value))
     if not points:
         return 1.0
-    limit = WILD * statistics.median(points)
-    return max(value for value in points if value <= limit)
+    top = statistics.median_high(points) or 1.0
+    for value in points:
+        if value <= WILD * top:
+            top = max(top, value)
+    return top
 
 
 def training_curves(

@@ -8,11 +8,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["at_rest", "output_of"]
+from ..data.preprocess import Preprocess, expected_pixels
+
+__all__ = ["at_rest", "output_of", "pixels_for"]
 
 
 class _ReachedError(Exception):
     """The module has computed; its output is the argument."""
+
+
+def pixels_for(model: nn.Module, channels: int) -> Preprocess:
+    """What pixels a model expects, if it knows, as one of :func:`pyconv.load`; else ImageNet's."""
+    transforms = getattr(model, "transforms", None)
+    own = transforms() if callable(transforms) else None
+    if isinstance(own, Preprocess):
+        return own
+    return expected_pixels(channels=channels, network=f"A {type(model).__name__}")
 
 
 @contextmanager

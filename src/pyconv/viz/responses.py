@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import image_channels
-from ..data.preprocess import Preprocess, expected_pixels
+from ..data.preprocess import Preprocess
 from .canvas import INK, bare, new_figure, opened, pixels_of
-from .probe import output_of
+from .probe import output_of, pixels_for
 from .pyramids import drawn_levels, find_pyramid
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def responses(
         layer: The name of the pyramid in the network, such as ``"layer1.0.conv2"``; default the
             first.
         preprocess: Whose mean and standard deviation normalise the image, such as
-            ``weights.transforms()``; default those of ImageNet.
+            ``weights.transforms()``; default the model's own, as of :func:`pyconv.load`, else
+            those of ImageNet.
         size: A larger image is shrunk to this shorter side, in pixels. It is not cropped.
         channels: How many channels to show of each level.
         title: Above the picture, before the name of the layer; say there what weights these are.
@@ -112,7 +113,7 @@ def responses(
             "inside of a network give the network and its name: responses(model, image, "
             "'layer1.0.conv2')."
         )
-    pixels = preprocess or expected_pixels(channels=takes, network=f"A {type(model).__name__}")
+    pixels = preprocess or pixels_for(model, takes)
     seen = _shrunk(opened(image, takes), size)
     name, found = level_responses(model, pixels.normalise(seen), layer)
 

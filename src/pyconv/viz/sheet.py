@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import image_channels
-from ..data.preprocess import Preprocess, expected_pixels
+from ..data.imagenet import word
+from ..data.preprocess import Preprocess
 from .canvas import BLUE, INK, RED, Listable, bare, listed, new_figure, opened, pixels_of
-from .probe import at_rest
+from .probe import at_rest, pixels_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,20 +67,21 @@ def guesses(
         ValueError: if they are no probabilities, or labels or classes do not fit.
     """
     count = probabilities.shape[-1]
-    words = [f"class {position}" for position in range(count)] if classes is None else list(classes)
-    if len(words) != count:
-        raise ValueError(f"There are {len(words)} classes and {count} outputs: give one of each.")
+    names = [f"class {position}" for position in range(count)] if classes is None else list(classes)
+    if len(names) != count:
+        raise ValueError(f"There are {len(names)} classes and {count} outputs: give one of each.")
     sums = probabilities.sum(-1)
     if (probabilities < 0).any() or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise ValueError(
             "Each row of probabilities must be positive with the sum 1. Of logits: "
             "logits.softmax(1)."
         )
+    words = [word(name) for name in names]
     best, positions = probabilities.max(1)
     found = list(zip(positions.tolist(), best.tolist(), strict=True))
     if labels is None:
         return [Guess(words[position], probability) for position, probability in found]
-    truths = [_position(label, words) for label in listed(labels)]
+    truths = [_position(label, names) for label in listed(labels)]
     if len(truths) != len(found):
         raise ValueError(f"There are {len(found)} images and {len(truths)} labels.")
     return [
@@ -88,15 +90,15 @@ def guesses(
     ]
 
 
-def _position(label: int | str, words: Sequence[str]) -> int:
+def _position(label: int | str, names: Sequence[str]) -> int:
     if isinstance(label, str):
-        if words.count(label) == 1:
-            return words.index(label)
-        many = "several" if label in words else "none"
-        raise ValueError(f"The label {label!r} is {many} of the {len(words)} classes.")
-    if 0 <= label < len(words):
+        if names.count(label) == 1:
+            return names.index(label)
+        many = "several" if label in names else "none"
+        raise ValueError(f"The label {label!r} is {many} of the {len(names)} classes.")
+    if 0 <= label < len(names):
         return label
-    raise ValueError(f"The label {label} is none of the classes 0 to {len(words) - 1}.")
+    raise ValueError(f"The label {label} is none of the classes 0 to {len(names) - 1}.")
 
 
 def predictions(
@@ -119,9 +121,10 @@ def predictions(
         images: Paths, PIL images, or tensors ``[C, H, W]`` of uint8 or of floats from 0 to 1.
         labels: The true classes, as positions or words.
         classes: The words of the classes in order; default the model's own ``classes``, else
-            numbers.
+            numbers. ImageNet's synsets are told as words.
         preprocess: What the model expects, such as ``weights.transforms()``; default the model's
-            own ``transforms()``, else that of the published weights on ImageNet.
+            own ``transforms()``, as of :func:`pyconv.load`, else that of the published weights on
+            ImageNet.
         columns: Images side by side.
         title: Above the sheet; say there what weights these are.
 
@@ -143,7 +146,7 @@ def predictions(
     else:
         takes = image_channels(model)
         opened_images = [opened(image, takes) for image in images]
-        pixels = preprocess or _expected(model, takes)
+        pixels = preprocess or pixels_for(model, takes)
         probabilities = _run(model, [pixels(image) for image in opened_images])
         classes = getattr(model, "classes", None) if classes is None else classes
     told = guesses(probabilities, labels, classes)
@@ -166,13 +169,6 @@ def _shown(image: Picture) -> Image | Tensor:
     if isinstance(image, Tensor):
         return opened(image, 1 if image.dim() == 3 and len(image) == 1 else 3)
     return opened(image, 3)
-
-
-def _expected(model: nn.Module, channels: int) -> Any:
-    transforms = getattr(model, "transforms", None)
-    if callable(transforms):
-        return transforms()
-    return expected_pixels(channels=channels, network=f"A {type(model).__name__}")
 
 
 def _run(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:

@@ -56,12 +56,12 @@ class WeightsEnum(Enum):
 
     @property
     def sha256(self) -> str | None:
-        """The pinned hash of the file, or None: the authors published none."""
+        """The pinned hash of the file; None so far, as the authors published none."""
         return _pins().get(str(self))
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The facts of the weights: ``categories``, ``num_params``, ``acc@1`` (percent), ...
+        """The facts of the weights, such as ``categories``, ``num_params``, ``acc@1`` (percent).
 
         Those with torchvision's names have its units: ``_ops`` are 1e9 multiply-adds,
         ``_file_size`` counts 2**20 bytes, ``min_size`` is height and width of the smallest image.
