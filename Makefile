@@ -24,7 +24,7 @@ test:
 
 # The site, in docs/_build/html; without a single warning.
 docs:
-	python -m sphinx -M html docs docs/_build --fail-on-warning --keep-going --quiet
+	python -m sphinx -M html docs docs/_build --fail-on-warning --keep-going --quiet -E -a
 
 docs-test:
 	pytest -m 'docs or browser' tests/docs

@@ -45,7 +45,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 toc_object_entries_show_parents = "hide"
 maximum_signature_line_length = 80
-napoleon_numpy_docstring = False
+napoleon_numpy_docstring, napoleon_use_ivar = False, True
 
 # Every name of ours must be found. Names of other projects are links where their inventories can be
 # fetched, and plain text where not: the second place of each is an inventory that has no name.
@@ -54,6 +54,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!pyconv).*")]
 nitpick_ignore = [  # in signatures only: bases, type variables, what users do not make themselves
     ("py:class", f"pyconv.{name}")
     for name in (
+        "data.preprocess.WholeImage",
         "layers._PyConvNd",
         "models.factories.F",
         "models.factories.Factory",

@@ -48,6 +48,16 @@ def test_snippets_print_what_their_comments_say(snippet: str, tmp_path: Path) ->
         assert text in done.stdout
 
 
+def test_what_comes_out_of_the_sample_is_what_stands_there() -> None:
+    command, *lines = blocks("console")[0].splitlines()
+    words = command.removeprefix("$ pyconv-predict ").split()
+    done = subprocess.run(
+        [sys.executable, "-m", "pyconv.predict", *words], capture_output=True, text=True, check=True
+    )
+    found = [re.sub(r"^/.*images/", "", line) for line in done.stdout.splitlines()]
+    assert found[: len(lines)] == lines
+
+
 def test_commands_are_those_that_ci_runs(tmp_path: Path) -> None:
     """`.ci/run` takes the second command from the README; the first one is run here."""
     install, work = (block.strip() for block in blocks("sh"))
@@ -98,7 +108,7 @@ def test_the_other_commands_work_on_folders_of_that_kind(tmp_path: Path) -> None
     # The best weights, placed by hand: an imitation of Drive has one file.
     (tmp_path / PyConvResNet50_Weights.DEFAULT.filename).write_bytes(file.getvalue())
     with Drive(file.getvalue(), weights.file_id) as drive:
-        for line in blocks("console")[0].splitlines():
+        for line in blocks("console")[1].splitlines():
             command, *words = line.removeprefix("$ ").replace("/data/", f"{tmp_path}/").split()
             if command == "pyconv-train":  # one epoch on a small crop is enough to see it run
                 words += ["--epochs", "1", "--batch-size", "4", "--crop", "64", "--device", "cpu"]
@@ -130,7 +140,9 @@ def test_the_table_of_models_is_the_data() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     pages = [
-        page for folder in (".", "docs", "benchmarks") for page in (ROOT / folder).glob("*.md")
+        page
+        for folder in (".", "docs", "docs/reference", "benchmarks")
+        for page in (ROOT / folder).glob("*.md")
     ]
     assert len(pages) > 10
     for page in pages:

@@ -1,4 +1,4 @@
-"""Directives that follow the rows: ``zoo``, a table of all networks, and ``published-weights``."""
+"""Directives that follow the rows: ``zoo TASK``, a table, and ``published-weights``."""
 
 from collections.abc import Iterator
 
@@ -10,43 +10,46 @@ from sphinx.util.docutils import SphinxDirective
 from torch.utils.flop_counter import FlopCounterMode
 
 import pyconv
-from pyconv import WeightsEnum, get_model_weights
-from pyconv.architectures import ARCHITECTURES
-from pyconv.weights.rows import ENUMS
+from pyconv import SegmentationWeights, WeightsEnum, get_model_weights
 
-HEAD = ("network", "params, M", "GMACs", "weights", "MB", "top-1, %", "at 320, %", "trust")
-RIGHT = {1, 2, 4, 5, 6}  # the columns of numbers
+BOTH = ("network", "params, M", "GMACs", "weights", "MB")
+CLAIMS = {
+    "classification": ("top-1, %", "at 320, %"),
+    "segmentation": ("mean IoU, %", "pixels, %"),
+}
+NUMBERS = {1, 2, 4, 5, 6}  # columns, set to the right
+ENUMS = [
+    thing
+    for name in pyconv.__all__
+    if isinstance(thing := getattr(pyconv, name), type)
+    and issubclass(thing, WeightsEnum)
+    and len(thing)
+]
+
+
+def networks(task: str) -> list[str]:
+    """The names of the networks of a task, in the order of their size."""
+    of_task = (n for n in pyconv.list_models() if ("segnet" in n) == (task == "segmentation"))
+    return sorted(of_task, key=lambda name: (name.rstrip("0123456789"), cost(name)))
 
 
 def cost(name: str) -> tuple[float, float]:
     """Parameters in 1e6, and multiply-adds in 1e9 for one image of the size it was made for."""
-    size, channels = (28, 1) if name == "pyconvresnet_tiny" else (224, 3)
+    side = 28 if name == "pyconvresnet_tiny" else 473 if "segnet" in name else 224
     with torch.device("meta"), pyconv.speed.disabled(), FlopCounterMode(display=False) as counter:
         model = pyconv.get_model(name).eval()
-        model(torch.empty(1, channels, size, size))
+        model(torch.empty(1, 1 if side == 28 else 3, side, side))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return parameters / 1e6, counter.get_total_flops() / 2e9
 
 
-def rows() -> Iterator[tuple[str, ...]]:
-    for name in ARCHITECTURES:
-        parameters, gmacs = cost(name)
-        row = f"`{name}`", f"{parameters:.1f}", f"{gmacs:.2f}"
-        try:
-            published = list(get_model_weights(name))
-        except ValueError:  # none are
-            yield *row, "", "", "", "", ""
-            continue
-        for weights in published:
-            top1 = dict(weights.value.top1)
-            claims = f"{next(iter(top1.values())):.2f}", f"{top1[320]:.2f}" if 320 in top1 else ""
-            yield (
-                *row,
-                link(weights),
-                f"{weights.value.file_size / 1e6:.1f}",
-                *claims,
-                trust(weights),
-            )
+def claims(weights: WeightsEnum) -> tuple[str, ...]:
+    """What the authors claim, for the columns of the task."""
+    if isinstance(weights, SegmentationWeights):
+        return tuple(f"{value:.2f}" for _, value in weights.value.metrics)
+    by_crop = dict(weights.value.top1)
+    first, large = next(iter(by_crop.values())), by_crop.get(320)
+    return f"{first:.2f}", "" if large is None else f"{large:.2f}"
 
 
 def link(weights: WeightsEnum) -> str:
@@ -61,16 +64,32 @@ def trust(weights: WeightsEnum) -> str:
     return "not pinned" if weights.sha256 is None else "pinned"
 
 
-def table() -> str:
-    rule = ("---:" if column in RIGHT else "---" for column in range(len(HEAD)))
-    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, tuple(rule), *rows()))
+def rows(task: str) -> Iterator[tuple[str, ...]]:
+    for name in networks(task):
+        parameters, gmacs = cost(name)
+        row = f"`{name}`", f"{parameters:.1f}", f"{gmacs:.2f}"
+        try:
+            published = list(get_model_weights(name))
+        except ValueError:  # none are
+            yield *row, "", "", "", "", ""
+            continue
+        for weights in published:
+            size = f"{weights.value.file_size / 1e6:.1f}"
+            yield *row, link(weights), size, *claims(weights), trust(weights)
+
+
+def table(task: str) -> list[str]:
+    head = (*BOTH, *CLAIMS[task], "trust")
+    rule = tuple("---:" if column in NUMBERS else "---" for column in range(len(head)))
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows(task))]
 
 
 class Zoo(SphinxDirective):
+    required_arguments = 1
+
     def run(self) -> list[nodes.Node]:
         page = nodes.Element()
-        lines = table().splitlines()
-        self.state.nested_parse(lines, self.content_offset, page)
+        self.state.nested_parse(table(self.arguments[0]), self.content_offset, page)
         for found in page.findall(nodes.table):
             found["classes"].append("sortable")
         return page.children
@@ -81,8 +100,10 @@ def members(enum: type[WeightsEnum]) -> Iterator[str]:
     yield from (f".. py:class:: pyconv.{enum.__name__}", "", f"   {enum.__doc__}", "")
     for name, weights in enum.__members__.items():
         row = weights.value
-        claims = " and ".join(f"{top1:.2f} % at crop {crop}" for crop, top1 in row.top1)
-        told = f"``{weights.name}``." if name != weights.name else f"{row.recipe}; top-1 {claims}."
+        claimed = [f"top-1 {top1:.2f} % at crop {crop}" for crop, top1 in row.top1]
+        claimed += [f"{metric} {value:.2f} %" for metric, value in row.metrics]
+        told = f"{row.recipe}; {', '.join(claimed)}."
+        told = told if name == weights.name else f"``{weights.name}``."
         yield from (f"   .. py:attribute:: {name}", "", f"      {told}", "")
 
 

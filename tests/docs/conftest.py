@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def site() -> Path:
     """The folder of the built pages, made as ``make docs`` makes it."""
-    command = "-m sphinx -M html docs docs/_build --fail-on-warning --keep-going --quiet"
+    command = "-m sphinx -M html docs docs/_build --fail-on-warning --keep-going --quiet -E -a"
     done = subprocess.run(
         [sys.executable, *command.split()],
         cwd=ROOT,
