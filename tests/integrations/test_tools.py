@@ -82,7 +82,7 @@ def by_torchinfo(model: nn.Module, x: Tensor) -> tuple[float, float]:
     return found.total_mult_adds, found.total_params
 
 
-def by_ptflops(model: nn.Module, x: Tensor) -> tuple[float, float]:
+def by_ptflops(model: nn.Module, x: Tensor, backend: str = "pytorch") -> tuple[float, float]:
     import ptflops
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -91,13 +91,17 @@ def by_ptflops(model: nn.Module, x: Tensor) -> tuple[float, float]:
             tuple(x.shape[1:]),
             as_strings=False,
             print_per_layer_stat=False,
-            backend="pytorch",
-            ignore_modules=list(UNCOUNTED),
+            backend=backend,
+            ignore_modules=list(UNCOUNTED) if backend == "pytorch" else [],
         )
     return macs, parameters
 
 
-@pytest.mark.parametrize("count", [by_thop, by_fvcore, by_torchinfo, by_ptflops])
+def by_operators(model: nn.Module, x: Tensor) -> tuple[float, float]:
+    return by_ptflops(model, x, "aten")
+
+
+@pytest.mark.parametrize("count", [by_thop, by_fvcore, by_torchinfo, by_ptflops, by_operators])
 @pytest.mark.parametrize("name", ["torchvision", "resnet50", "pyconvresnet50", "pyconvhgresnet50"])
 def test_the_published_counts(count: Callable[..., tuple[float, float]], name: str) -> None:
     import torchvision
@@ -107,7 +111,7 @@ def test_the_published_counts(count: Callable[..., tuple[float, float]], name: s
     model = torchvision.models.resnet50() if name == "torchvision" else pyconv.get_model(name)
     macs, parameters = count(model.eval(), torch.randn(1, 3, 224, 224))
     assert parameters == meta["num_params"]
-    # ptflops counts sums and flattening as well.
+    # By modules, ptflops counts sums and flattening as well.
     close = 0.005 if count is by_ptflops else 0.0015
     assert macs / 1e9 == pytest.approx(meta["gmacs"], rel=close)
 

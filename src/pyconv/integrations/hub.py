@@ -43,7 +43,7 @@ except ImportError as _error:
         "pip install 'torch-pyconv[hub]'."
     ) from _error
 
-__all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
+__all__ = ["from_pretrained", "push_to_hub", "save_pretrained", "save_weights"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 LIBRARY = "pyconv"  # who wrote a config
@@ -96,16 +96,24 @@ def save_pretrained(
     config = _config(model, classes, preprocess)
     folder = expanded(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
-    # A copy each: no two in one memory, and in the default order.
+    save_weights(model, folder / WEIGHTS)
+    write_json(folder / CONFIG, config)
+    if not (folder / CARD).exists():
+        _write_card(folder, config, folder.name)
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write the weights of any model to a safetensors file, which ``weights=`` reads.
+
+    safetensors takes no tensors in channels-last, and no two in one memory, as optimised models
+    have them. So each is copied, in PyTorch's default order of elements.
+    """
     state = {
         key: tensor.detach().clone(memory_format=torch.contiguous_format)
         for key, tensor in model.state_dict().items()
     }
-    with replacing(folder / WEIGHTS) as file:
+    with replacing(expanded(path)) as file:
         file.write(save(state, metadata={"format": "pt"}))
-    write_json(folder / CONFIG, config)
-    if not (folder / CARD).exists():
-        _write_card(folder, config, folder.name)
 
 
 def push_to_hub(
@@ -275,7 +283,7 @@ def _parts(model: nn.Module) -> dict[str, str]:
 def _refuse(model: nn.Module, why: str) -> NoReturn:
     raise ValueError(
         f"config.json cannot describe this {type(model).__name__}: {why}. Save the network that it "
-        "was made from; or the weights alone, by safetensors.torch.save_model(model, FILE)."
+        "was made from; or the weights alone, by pyconv.integrations.hub.save_weights(model, FILE)."
     )
 
 
