@@ -20,7 +20,8 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 import pyconv
-from pyconv import Architecture, Stage, Stem, get_model, pyconvresnet_tiny
+from pyconv import Architecture, ResNet, Stage, Stem, get_model, pyconvresnet_tiny
+from pyconv.architectures import ARCHITECTURES
 from pyconv.data import Preprocess
 from pyconv.integrations import hub
 from pyconv.models.registry import REGISTRY
@@ -146,6 +147,23 @@ def test_what_config_cannot_describe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There are 2 names of classes, and the network has 3"):
         hub.save_pretrained(trained(), tmp_path / "no", classes=["one", "two"])
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "dilated",
+    [
+        {"replace_stride_with_dilation": [True, False, False]},
+        {"output_stride": 16, "dilate_first_block": True},
+    ],
+)
+def test_dilated_networks_come_back_dilated(dilated: Any, tmp_path: Path, x: Tensor) -> None:
+    model = ResNet(ARCHITECTURES["pyconvresnet18"], num_classes=3, **dilated).eval()
+    hub.save_pretrained(model, tmp_path)
+    again = hub.from_pretrained(tmp_path)
+    assert again.strides == model.strides
+    torch.testing.assert_close(again(x), model(x))
+    plain = hub.from_pretrained(tmp_path, output_stride=32)
+    assert plain.strides == (4, 8, 16, 32)
 
 
 def test_what_pyconv_train_wrote_goes_on_with_its_names_and_pixels(tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ def test_a_head_over_the_frozen_network_learns_to_find_clothes(example: Any) -> 
     model = example.network()
     frozen = {key: tensor.clone() for key, tensor in model.layer4.state_dict().items()}
     before = example.measure(example.found(model, new), truth)
-    losses = example.learn(model, images, maps, steps=15, batch=8)
+    losses = example.learn(model, images, maps, steps=25, batch=8)
     after = example.measure(example.found(model, new), truth)
     alone = example.measure(torch.zeros_like(truth), truth)  # all of it background
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
     assert before.mean_iou < 5 and alone.mean_iou < 6
-    assert after.mean_iou > 15
+    assert after.mean_iou > 20
     assert all(torch.equal(frozen[key], t) for key, t in model.layer4.state_dict().items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import json
 import sys
 import warnings
@@ -19,6 +20,7 @@ from test_replacements import CHANGES, Doubled, Shuffled, changed_block, one_thr
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
+from torchvision.ops import FrozenBatchNorm2d
 
 from pyconv import Backbone, PyConv1d, PyConv2d, PyConv3d, get_model, list_models, optimize
 from pyconv import pyconvresnet_tiny as tiny
@@ -261,6 +263,18 @@ def test_a_norm_is_folded_where_that_is_right(
         assert error(fast(x), model(x)) < 1e-5
 
 
+@pytest.mark.parametrize("norm", [FrozenBatchNorm2d, nn.SyncBatchNorm])
+def test_the_norms_of_detectors_are_folded(norm: type[nn.Module]) -> None:
+    model, x = tiny(norm_layer=norm).eval(), torch.randn(2, 1, 28, 28)
+    for module in model.modules():
+        if type(module) is norm:
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                nn.init.uniform_(getattr(module, name), 0.5, 1.5)
+    fast = optimize(model)
+    assert not any(type(module) is norm for module in fast.modules())
+    assert error(fast(x), model(x)) < 1e-5
+
+
 @pytest.fixture
 def kernels_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the clock says, optimize() takes what it races first: all levels in one pass."""
@@ -402,6 +416,37 @@ def test_onnx(tmp_path: Path) -> None:
     assert error(torch.from_numpy(out), model(x)) < 1e-5
 
 
+@pytest.mark.ecosystem
+@pytest.mark.parametrize("algorithm", ["blocked:merge=4", "tiled:2x2:merge=2", "depthwise"])
+def test_openvino_takes_every_algorithm(algorithm: str) -> None:
+    """As a trace, which leaves the size open, and as a program for one size."""
+    import openvino
+
+    layer, x = PyConv2d(64, 64, (3, 5), (16, 16)).eval(), torch.randn(2, 64, 14, 14)
+    pin(layer, algorithm)
+    fast = optimize(layer)
+    traced = openvino.convert_model(fast, example_input=x)
+    program = openvino.convert_model(torch.export.export(fast, (x,)))
+    for converted, size in ((traced, 17), (program, 14)):
+        run = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        image = torch.randn(2, 64, size, size)
+        assert error(torch.from_numpy(run(image.numpy())[0]), layer(image)) < 1e-5
+
+
+@pytest.mark.parametrize("algorithm", [None, "tiled:2x2", "depthwise", "blocked:merge=2", "direct"])
+def test_vmap_over_the_result(algorithm: str | None) -> None:
+    model, x = settled(tiny()), torch.randn(3, 1, 1, 28, 28)
+    pin(model, algorithm)
+    assert error(torch.vmap(optimize(model))(x)[:, 0], model(x[:, 0])) < 1e-5
+
+
+def test_on_the_meta_device_nothing_can_be_timed() -> None:
+    model, x = tiny().to("meta").eval(), torch.randn(1, 1, 28, 28)
+    with pytest.raises(ValueError, match="meta device cannot be timed: load it first, or give no"):
+        optimize(model, x)
+    assert optimize(model)(x.to("meta")).shape == (1, 10)
+
+
 @pytest.mark.slow
 def test_compiled_and_frozen() -> None:
     model, x = settled(calls(by_name, PyConv2d(8, 8, (3, 5), (1, 4)))), torch.randn(2, 8, 9, 9)
@@ -412,6 +457,8 @@ def test_compiled_and_frozen() -> None:
         out = twin(x)["layer1"]
         assert not out.requires_grad
         assert error(out, model(x)["layer1"]) < 1e-5
+    names = [*inspect.signature(model.forward).parameters]
+    assert [*torch.export.export(fast, (x,)).graph_signature.user_inputs] == names
 
 
 @pytest.mark.slow

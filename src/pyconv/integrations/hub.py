@@ -16,6 +16,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,7 +47,14 @@ __all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 LIBRARY = "pyconv"  # who wrote a config
-OPTIONS = ("num_classes", "in_channels", "dropout", "output_stride")
+OPTIONS = (
+    "num_classes",
+    "in_channels",
+    "dropout",
+    "output_stride",
+    "replace_stride_with_dilation",
+    "dilate_first_block",
+)
 
 CARD_TEXT = """
 # {title}
@@ -168,7 +176,7 @@ def from_pretrained(
         revision: A branch, tag or commit; default ``main``.
         cache_dir, token, force_download, local_files_only: As in
             ``huggingface_hub.hf_hub_download``.
-        options: Of the network, in place of those in the config: ``num_classes``,
+        options: Of the network, in place of those in the config, such as ``num_classes``,
             ``in_channels``, ``dropout``, ``output_stride``.
 
     Raises:
@@ -215,11 +223,11 @@ def _config(
         _refuse(model, "it is not built from a row alone")
     options: dict[str, Any] = checkpoint.sizes(model.state_dict(), model)
     options["dropout"] = float(getattr(model.dropout, "p", 0))
-    with torch.device("meta"):
-        twins = {stride: ResNet(row, **options, output_stride=stride) for stride in (32, 16, 8)}
-    like = [stride for stride, twin in twins.items() if twin.strides == model.strides]
-    options["output_stride"] = like[0] if like else 32
-    parts, expected = _parts(model), _parts(twins[options["output_stride"]])
+    if model.dilate_first_block:
+        options["dilate_first_block"] = True
+    sampling, twin = _sampling(row, options, model.strides)
+    options |= sampling
+    parts, expected = _parts(model), _parts(twin)
     changed = [key for key in parts | expected if parts.get(key) != expected.get(key)]
     if changed:
         there = parts.get(changed[0], "not there")
@@ -240,6 +248,20 @@ def _config(
     if preprocess is not None:
         config["images"] = asdict(preprocess)
     return config
+
+
+def _sampling(
+    row: Architecture, options: dict[str, Any], strides: tuple[int, ...]
+) -> tuple[dict[str, Any], ResNet]:
+    """The options by which a network has its strides, and one that is built by them."""
+    dilate = [before == after for before, after in pairwise(strides)]
+    choices: list[dict[str, Any]] = [{"output_stride": stride} for stride in (32, 16, 8)]
+    for choice in [*choices, {"replace_stride_with_dilation": dilate}]:
+        with torch.device("meta"):
+            twin = ResNet(row, **options, **choice)
+        if twin.strides == strides:
+            break
+    return choice, twin
 
 
 def _parts(model: nn.Module) -> dict[str, str]:
@@ -273,7 +295,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         given = config["architecture"]
         row = ARCHITECTURES[given] if isinstance(given, str) else _row(given)
-        return config | {"row": row, **{name: config[name] for name in OPTIONS}}
+        return config | {"row": row, "num_classes": config["num_classes"]}
     except (KeyError, TypeError, ValueError) as error:
         kind = type(error).__name__
         raise ValueError(
@@ -295,7 +317,9 @@ def _load(config: dict[str, Any], weights: Path, given: dict[str, Any]) -> Loade
     if not weights.exists():
         raise ValueError(f"{weights.parent} has no {WEIGHTS}, which save_pretrained writes.")
     row, notes = config["row"], checkpoint.Notes.of(config)
-    options = {name: config[name] for name in OPTIONS} | given
+    options = {name: config[name] for name in OPTIONS if name in config} | given
+    if "output_stride" in given:  # instead of what the config says of it
+        options.pop("replace_stride_with_dilation", None)
     network = Registered(row.title, ResNet, row=row)
     model = build(network, weights, checkpoint.read(weights), notes, options)
     known = isinstance(config["architecture"], str)
