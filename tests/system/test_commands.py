@@ -11,13 +11,9 @@ from importlib import metadata
 import pytest
 
 import pyconv
+from pyconv.system import start
 
-COMMANDS = {
-    "pyconv-eval": "pyconv.evaluate",
-    "pyconv-segment": "pyconv.segmentation",
-    "pyconv-train": "pyconv.train",
-    "pyconv-weights": "pyconv.weights",
-}
+COMMANDS = {command: module for module, command in start.COMMANDS.items()}
 
 WRONG = [
     ("pyconv-eval", [], "give either a folder of images or --sample"),
@@ -49,6 +45,12 @@ def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=300,
     )
+
+
+def test_the_commands_are_those_that_are_installed() -> None:
+    scripts = metadata.distribution("torch-pyconv").entry_points.select(group="console_scripts")
+    modules = {script.name: script.value for script in scripts}
+    assert modules == {name: f"{module}.__main__:main" for name, module in COMMANDS.items()}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -21,6 +21,7 @@ __all__ = ["ready"]
 
 COMMANDS = {  # by the module of each
     "pyconv.evaluate": "pyconv-eval",
+    "pyconv.predict": "pyconv-predict",
     "pyconv.segmentation": "pyconv-segment",
     "pyconv.train": "pyconv-train",
     "pyconv.weights": "pyconv-weights",
