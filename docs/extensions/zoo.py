@@ -28,9 +28,9 @@ ENUMS = [
 
 
 def networks(task: str) -> list[str]:
-    """The names of the networks of a task, in the order of their size."""
-    of_task = (n for n in pyconv.list_models() if ("segnet" in n) == (task == "segmentation"))
-    return sorted(of_task, key=lambda name: (name.rstrip("0123456789"), cost(name)))
+    """The names of the networks of a task: by family, plain ones first, and by size."""
+    names = pyconv.list_models(task=task)
+    return sorted(names, key=lambda name: (len(name.rstrip("0123456789")), cost(name)))
 
 
 def cost(name: str) -> tuple[float, float]:
@@ -60,7 +60,7 @@ def link(weights: WeightsEnum) -> str:
 
 def trust(weights: WeightsEnum) -> str:
     if weights.file_id is None:
-        return "in the package"
+        return "in package"
     return "not pinned" if weights.sha256 is None else "pinned"
 
 

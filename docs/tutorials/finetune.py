@@ -59,8 +59,17 @@ print(found.finding)
 # half the images per step take half the rate. ``time_limit`` stops this run after ten seconds, as
 # Ctrl-C would at any time.
 
-recipe = Recipe(epochs=4, batch_size=64, lr=0.05, schedule="cosine", warmup=1, flip=0, crop=28,
-                resize=28, min_scale=0.6)  # fmt: skip
+recipe = Recipe(
+    epochs=4,
+    batch_size=64,
+    lr=0.05,
+    schedule="cosine",
+    warmup=1,
+    flip=0,  # a mirrored digit is none
+    crop=28,
+    resize=28,
+    min_scale=0.6,
+)
 data, run = work / "digits", work / "run"
 summary = train(
     data,
@@ -69,7 +78,7 @@ summary = train(
     recipe=recipe,
     options=TrainOptions(workers=0, device="cpu", time_limit=10),
 )
-print(f"stopped after {summary.epochs} of {recipe.epochs} epochs; exit code {summary.exit_code}")
+print(f"{summary.epochs} of {recipe.epochs} epochs are done; exit code {summary.exit_code}")
 
 # %%
 # Go on
@@ -84,8 +93,14 @@ print(f"stopped after {summary.epochs} of {recipe.epochs} epochs; exit code {sum
 #          --lr 0.05 --schedule cosine --warmup 1 --flip 0 --crop 28 --resize 28 --min-scale 0.6
 
 options = TrainOptions(workers=0, device="cpu")
-summary = train(data, run, model="pyconvresnet_tiny", recipe=recipe, options=options)
-print(f"{summary.epochs} epochs, {summary.best_top1:.1f} % of the validation images are right")
+summary = train(
+    data,
+    run,
+    model="pyconvresnet_tiny",
+    recipe=recipe,
+    options=options,
+)
+print(f"{summary.best_top1:.1f} % of the validation images are right")
 
 # %%
 # Fine-tune
@@ -104,7 +119,7 @@ tuned = train(
     options=options,
     weights=pyconv.PyConvResNetTiny_Weights.FASHION_MNIST,
 )
-print(f"{tuned.epochs} epochs, {tuned.best_top1:.1f} % of the validation images are right")
+print(f"{tuned.best_top1:.1f} % of the validation images are right")
 
 # %%
 # Curves
@@ -138,7 +153,7 @@ val = find_images(data / "val")
 model = pyconv.load(work / "tuned" / "best.pt")
 pixels = model.transforms()
 loader = make_loader(val, pixels, batch_size=64, workers=0)
-metrics = evaluate(model, loader, normalise=pixels.normalise, device="cpu", predictions=True)
+metrics = evaluate(model, loader, normalise=pixels.normalise, predictions=True)
 print(f"top-1 {metrics.top1:.1f} % of {metrics.images} images")
 
 confusion = torch.zeros(10, 10, dtype=torch.int64)
@@ -152,5 +167,6 @@ for row in range(10):
         if count := int(confusion[row, place]):
             colour = "white" if count > 20 else "black"
             axes.text(place, row, str(count), ha="center", va="center", color=colour)
-axes.set(xlabel="what the network says", ylabel="what it is", xticks=range(10), yticks=range(10))
+axes.set(xlabel="what the network says", ylabel="what it is")
+axes.set(xticks=range(10), yticks=range(10))
 figure.tight_layout()
