@@ -95,6 +95,31 @@ def test_a_pyramid_avoids_it(
 
 
 @pytest.mark.parametrize(
+    ("channels", "kernel", "size", "wrong"),
+    [
+        (128, 5, (1, 4), True),
+        (128, 9, (3, 4), True),
+        (128, 5, (2, 4), False),
+        (64, 5, (1, 4), False),
+    ],
+)
+def test_many_inputs_learn_on_maps_of_few_rows(
+    channels: int, kernel: int, size: tuple[int, int], wrong: bool
+) -> None:
+    """What oneDNN leaves unwritten is not zero in memory that was used before."""
+    layer = PyConv2d(channels, 32, (kernel, 3), (1, 1))
+    level = layer.levels[0]
+    assert isinstance(level, onednn.CONVS)
+    told = (size, level.weight.shape, onednn.geometry_of(level), BFLOAT16, "cpu")
+    assert onednn.miscomputed(*told, learns=True) == wrong
+    assert not onednn.miscomputed(*told, learns=False)
+    for _ in range(3):
+        used = [torch.full((1 << bits,), 1e12) for bits in range(10, 20)]
+        del used
+        is_right(layer, torch.randn(1, channels, *size), BFLOAT16)
+
+
+@pytest.mark.parametrize(
     ("channels", "kernel", "wrong"),
     [
         (8, (7, 8), True),

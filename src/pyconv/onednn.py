@@ -188,6 +188,8 @@ def miscomputed(
       that are smaller than the kernel in any direction.
     - In bfloat16 with AVX-512 and no AMX, the gradient of the weight of dilated groups, of a number
       of inputs that is no multiple of 16, over maps more than 28 pixels wide.
+    - In bfloat16 with AVX-512, the gradient of the weight of more than 112 inputs per group, by a
+      kernel padded with more rows than the map has, such as 5x5 on maps of one row.
     - In float32, a kernel with a stride along the depth of a volume no deeper than it is, with
       AVX-512; and an ungrouped 1x1 kernel with a stride on 2 to 7 inputs, with AVX2 alone: the
       gradient of the weight is written outside its memory, and the process dies.
@@ -211,6 +213,8 @@ def miscomputed(
         return True
     dilated = any(row.dilation > 1 for row in rows[:-1]) and last.outputs > 28
     if learns and not HAS_AMX and geometry.groups > 1 and inputs % 16 and dilated:
+        return True
+    if learns and inputs > 96 and first.padding > first.size:
         return True
     small = volume and any(row.has_one_position or row.reach > row.size for row in rows)
     return small or last.has_one_position
