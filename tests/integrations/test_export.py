@@ -191,12 +191,11 @@ def test_openvino_takes_programs_and_modules_themselves(name: str, form: str) ->
 @each_form
 @pytest.mark.parametrize("name", ["pyconvresnet_tiny", "pyconvresnet18"])
 def test_aotinductor(name: str, form: str, tmp_path: Path) -> None:
-    """A program in C++ for any batch."""
+    """A program in C++ for any size."""
     model = network(name, form)
-    x, other = images(model, 2, 64, 64), images(model, 5, 64, 64)
-    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    x, other = images(model, 2, 64, 64), images(model, 5, 96, 64)
     with torch.no_grad():
-        program = torch.export.export(model, (x,), dynamic_shapes=(batch,))
+        program = for_any_size(model, x)
         path = torch._inductor.aoti_compile_and_package(
             program, package_path=str(tmp_path / "network.pt2")
         )
