@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -48,8 +50,8 @@ def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_commands_are_those_that_are_installed() -> None:
-    scripts = metadata.distribution("torch-pyconv").entry_points.select(group="console_scripts")
-    modules = {script.name: script.value for script in scripts}
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    modules = dict(re.findall(r'^(pyconv-\w+) = "([\w.:]+)"', project, re.MULTILINE))
     assert modules == {name: f"{module}.__main__:main" for name, module in COMMANDS.items()}
 
 
