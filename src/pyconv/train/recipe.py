@@ -171,7 +171,6 @@ FINETUNE = replace(
     schedule="cosine",
     milestones=(),
     warmup=1.0,
-    min_scale=0.35,
 )
 
 RECIPES = {"paper": PAPER, "augment": AUGMENT, "finetune": FINETUNE}
