@@ -88,8 +88,8 @@ def test_exchanged_labels_are_found_though_names_and_sizes_are_the_same(
         (tree / "train" / old).rename(tree / "train" / new)
     assert run(tree, output) == 2
     assert "train/: 32 replaced (class0/000.png" in capsys.readouterr().err
-    assert run(tree, output, "--accept-changed-data", "--epochs", 4) == 2  # another run in any case
-    assert "epochs 3 there and 4 here" in capsys.readouterr().err
+    assert run(tree, output, "--accept-changed-data", "--lr", 0.5) == 2  # another run in any case
+    assert "there and 0.5 here" in capsys.readouterr().err
 
 
 def test_fewer_images_end_an_epoch_that_is_as_long_already(whole: Path, tmp_path: Path) -> None:
