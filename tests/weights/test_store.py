@@ -40,6 +40,7 @@ from pyconv.weights import Published, WeightsEnum
 from pyconv.weights.__main__ import main as weights_main
 from pyconv.weights.drive import read_record
 from pyconv.weights.rows import ENUMS
+from pyconv.weights.segmentation import SEGMENTATION_ENUMS
 
 V1, V2 = PyConvResNet50_Weights.IMAGENET1K_V1, PyConvResNet50_Weights.IMAGENET1K_V2
 State = dict[str, Tensor]
@@ -308,7 +309,8 @@ def test_a_list_of_pins_that_cannot_be_read_is_kept(
 def test_list(cached: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert weights_command("list", "--json", str(tmp_path / "list.json")) == 0
     table = capsys.readouterr().out.splitlines()
-    published = [weights for enum in ENUMS for weights in enum if weights.file_id is not None]
+    enums = (*ENUMS, *SEGMENTATION_ENUMS)
+    published = [weights for enum in enums for weights in enum if weights.file_id is not None]
     assert len([line for line in table if "_Weights." in line]) == len(published)
     line = next(line for line in table if line.startswith(str(V1)))
     assert line.split() == [str(V1), "99.7", "77.88", "yes", "unverified"]
