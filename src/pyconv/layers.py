@@ -158,7 +158,8 @@ class DilatedMaxPool2d(nn.Module):
 
     def __init__(self, dilation: int, stride: int) -> None:
         super().__init__()
-        self.dilation, self.stride = dilation, stride
+        self.dilation: int = dilation
+        self.stride: int = stride
 
     def forward(self, x: Tensor) -> Tensor:
         # nn.MaxPool2d pads by at most half its kernel, whatever the dilation.

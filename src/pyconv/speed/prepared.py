@@ -43,7 +43,8 @@ class PreparedConv(nn.Module):
         layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
         self.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.plain_weight, self.plain_bias = conv.weight, conv.bias  # as they were
+        self.plain_weight: Tensor = conv.weight  # as they were
+        self.plain_bias: Tensor | None = conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
         if self.before:
