@@ -81,7 +81,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "tutorials",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "pages.TutorialOrder",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,

@@ -19,7 +19,18 @@ SHOWN = {
 }
 INSTEAD = {file: DOCS / f"{page}.md" for page, file in SHOWN.items()}
 INSTEAD[PROJECT / "README.md"] = DOCS / "index.md"
+# In the order in which they are best read.
+TUTORIALS = ("photograph", "finetune", "pyramids", "detector", "segmenter", "check_a_number")
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+
+
+class TutorialOrder:
+    """The place of a tutorial among the others, by the name of its file."""
+
+    def __init__(self, folder: str) -> None: ...
+
+    def __call__(self, name: str) -> int:
+        return TUTORIALS.index(Path(name).stem)
 
 
 def page_of(file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Draw the pictures of README.md and docs/viz.md with pyconv.viz.
+"""Draw the pictures of README.md, docs/viz.md and docs/segmentation.md.
 
 pip install scikit-image && python docs/figures/draw.py [NAME ...]
 
@@ -8,10 +8,13 @@ the sample's. Of these networks only pyconvresnet_tiny is trained, and the pictu
 
 from __future__ import annotations
 
+import functools
 import io
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -69,6 +72,20 @@ def confusion_matrix() -> Figure:
     return pyconv.viz.confusion_matrix(metrics, images=images, classes=words, title=title)
 
 
+def segmentation_loss() -> Figure:
+    return tutorial("segmenter")["curve"]
+
+
+def segmentation() -> Figure:
+    return tutorial("segmenter")["panels"]
+
+
+@functools.cache
+def tutorial(name: str) -> dict[str, Any]:
+    """What a tutorial made, by the names that it has there."""
+    return runpy.run_path(str(FOLDER.parent / "tutorials" / f"{name}.py"))
+
+
 PICTURES: tuple[Callable[[], Figure], ...] = (
     pyramid,
     responses,
@@ -76,6 +93,8 @@ PICTURES: tuple[Callable[[], Figure], ...] = (
     accuracy_against_cost,
     predictions,
     confusion_matrix,
+    segmentation_loss,
+    segmentation,
 )
 
 

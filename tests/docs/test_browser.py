@@ -17,7 +17,8 @@ PHONE, DESK = 390, 1440
 TABLE = "#classification table.sortable"
 # fmt: off
 PAGES = [
-    "index", "install", "gallery/index", "gallery/finetune", "models",
+    "index", "install", "gallery/index", "gallery/photograph", "gallery/finetune",
+    "gallery/pyramids", "gallery/detector", "gallery/segmenter", "gallery/check_a_number", "models",
     "networks", "weights", "predict", "evaluation", "training", "segmentation", "viz",
     "migration", "ecosystem", "tools",
     "speed", "benchmarks", "benchmark-tables", "logbook", "pyramids", "faq", "search",
