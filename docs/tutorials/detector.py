@@ -101,11 +101,11 @@ detector = FCOS(
 
 generator = torch.Generator().manual_seed(0)
 optimizer = torch.optim.AdamW(detector.parameters(), 2e-3, weight_decay=1e-4)
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=80)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=100)
 losses = []
 detector.train()
-for _ in range(80):
-    batch = [scene(generator) for _ in range(4)]
+for _ in range(100):
+    batch = [scene(generator) for _ in range(6)]
     loss = sum(detector([image for image, _ in batch], [target for _, target in batch]).values())
     optimizer.zero_grad()
     loss.backward()
