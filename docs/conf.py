@@ -82,6 +82,8 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
     "within_subsection_order": "pages.TutorialOrder",
+    "image_scrapers": "pages.figures",
+    "capture_repr": (),
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,

@@ -7,8 +7,12 @@ the sources lead to files, so that they work on a git host too.
 import os
 import re
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from sphinx.application import Sphinx
+from sphinx_gallery.scrapers import figure_rst
 
 DOCS = Path(__file__).parents[1]
 PROJECT = DOCS.parent
@@ -22,6 +26,19 @@ INSTEAD[PROJECT / "README.md"] = DOCS / "index.md"
 # In the order in which they are best read.
 TUTORIALS = ("photograph", "finetune", "pyramids", "detector", "segmenter", "check_a_number")
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+
+
+def figures(block: Any, state: dict[str, Any], conf: dict[str, Any]) -> str:
+    """The figures that a block of a tutorial made, whether through pyplot or not."""
+    names, paths = state["example_globals"], []
+    shown = names.setdefault("_shown", [])
+    for figure in [each for each in names.values() if isinstance(each, Figure)]:
+        if figure not in shown:
+            shown.append(figure)
+            paths.append(next(state["image_path_iterator"]))
+            figure.savefig(paths[-1], dpi=100, bbox_inches="tight")
+    plt.close("all")
+    return str(figure_rst(paths, conf["src_dir"]))
 
 
 class TutorialOrder:

@@ -90,6 +90,7 @@ pixels = model.transforms()
 metrics = evaluate(model, make_loader(images, pixels), normalise=pixels.normalise, predictions=True)
 print(f"top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, of {metrics.images} images")
 figure = pyconv.viz.confusion_matrix(metrics, images=images)
+figure
 
 # %%
 # All published sets at once

@@ -48,6 +48,7 @@ for path, best in zip(paths, predict(model, paths, topk=3)):
 # The same on a sheet:
 
 figure = pyconv.viz.predictions(model, paths)
+figure
 
 # %%
 # On the command line it is one line, and ``--json`` writes the result into a file:
@@ -87,3 +88,4 @@ print(tuple(batch.shape), f"{probabilities.max():.1%}", model.classes[int(probab
 work = Path(tempfile.mkdtemp())
 flower.save(work / "flower.jpg")
 figure = pyconv.viz.responses(model, work / "flower.jpg", channels=2)
+figure

@@ -138,6 +138,7 @@ axes.legend()
 figure = pyconv.viz.receptive_field(
     plain, pyramids, stage="bottom", size=96, title="U-Nets after 120 steps"
 )
+figure
 
 # %%
 # A block of a YOLO detector
@@ -193,3 +194,4 @@ figure = pyconv.viz.receptive_field(
     names=["3x3", "pyramids"],
     title="untrained blocks",
 )
+figure

@@ -14,8 +14,9 @@ side; its label map has the class of the photograph where the photograph is not 
 
 import matplotlib.pyplot as plt
 import torch
+from PIL import Image
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.functional import pil_to_tensor
 
 import pyconv
 
@@ -31,7 +32,7 @@ names = ["background", *weights.meta["categories"]]
 # both. Images are ``[N, 1, 57, 57]``, label maps ``[N, 57, 57]`` with whole numbers from 0.
 
 sample = sorted(weights.path.with_name("images").glob("*/*.png"))
-photographs = torch.cat([decode_image(str(path), ImageReadMode.GRAY) for path in sample])
+photographs = torch.cat([pil_to_tensor(Image.open(path)) for path in sample])
 things = torch.tensor([1 + int(path.parent.name.split("-")[0]) for path in sample])
 for_test = torch.arange(len(things)) % 100 >= 70
 
@@ -123,10 +124,10 @@ print(f"all background: {mean_iou(torch.zeros_like(new_maps)):.1f} %")
 # ``pyconv.segmentation.predict`` slides a window, mirrors, and takes the mean over several sizes.
 
 panels, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
-axes[0].imshow(new_images[0, 0], cmap="gray")
+axes[0].imshow(new_images[0, 0].numpy(), cmap="gray")
 colours = plt.get_cmap("tab20", len(names))
 for axis, labels in zip(axes[1:], (new_maps[0], classes[0])):
-    shown = axis.imshow(labels, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5)
+    shown = axis.imshow(labels.numpy(), cmap=colours, vmin=-0.5, vmax=len(names) - 0.5)
 for axis, title in zip(axes, ("photographs", "label map", "found")):
     axis.set_title(title)
     axis.axis("off")
