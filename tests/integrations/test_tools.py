@@ -309,7 +309,7 @@ def test_lightning_and_torchmetrics(build: Callable[..., nn.Module], tmp_path: P
     lightning.seed_everything(0)
     learner = Learner()
     trainer = lightning.Trainer(
-        max_epochs=3,
+        max_epochs=8,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
