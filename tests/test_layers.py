@@ -259,3 +259,18 @@ def test_copies_and_pickles_compute_the_same() -> None:
 def test_what_cannot_work_says_why_and_what_would(arguments: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PyConv2d(**({"in_channels": 64, "out_channels": 64} | arguments))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"kernel_size": 3}, r"kernel_size=: .* pyconv_kernels=\(3, 5, 7, 9\)"),
+        ({"groups": 4}, r"groups=: .* pyconv_groups=\(1, 4, 8, 16\)"),
+        ({"padding": 1}, "padding=: it follows from the kernels"),
+    ],
+)
+def test_the_arguments_of_a_plain_convolution_lead_to_those_of_a_pyramid(
+    arguments: dict[str, int], words: str
+) -> None:
+    with pytest.raises(TypeError, match=words):
+        PyConv2d(64, 64, **arguments)  # type: ignore[arg-type]

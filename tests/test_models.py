@@ -42,6 +42,16 @@ def test_patterns_list_networks() -> None:
     ]
     assert list_models("*nothing*") == []
     assert list_models() == sorted(list_models())
+    with pytest.raises(ValueError, match="'detection' must be one of classification, segmentation"):
+        list_models(task="detection")  # type: ignore[arg-type]
+
+
+def test_what_a_message_says_it_says_once_and_by_public_names() -> None:
+    with pytest.raises(ValueError, match=r"missing\.pth") as caught:
+        pyconvresnet50(weights="missing.pth")
+    assert str(caught.value).count("IMAGENET1K_V2") == 1
+    with pytest.raises(TypeError, match=r"^pyconvresnet50\(\) got an unexpected .* 'num_clases'"):
+        pyconvresnet50(num_clases=3)  # type: ignore[call-arg]
 
 
 def test_get_model_is_the_factory() -> None:

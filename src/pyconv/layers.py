@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .levels import per_dimension, plan_levels
 from .onednn import computed_rightly
-from .renamed import renamed
+from .renamed import refused, renamed
 from .replaceable import replaceable
 
 __all__ = ["PyConv1d", "PyConv2", "PyConv2d", "PyConv3", "PyConv3d", "PyConv4", "get_pyconv"]
@@ -34,6 +34,11 @@ class _PyConvNd(nn.Module):
     dims: ClassVar[int]  # of the map
     conv: ClassVar[Conv]  # of a level
 
+    @refused(  # what nn.Conv2d has
+        kernel_size="a pyramid has one kernel per level, pyconv_kernels=(3, 5, 7, 9)",
+        groups="each level has its own, pyconv_groups=(1, 4, 8, 16)",
+        padding="it follows from the kernels, so that all levels have the same output size",
+    )
     def __init__(
         self,
         in_channels: int,

@@ -242,8 +242,8 @@ os.environ["PYCONV_OFFLINE"] = "1"
 assert torch.equal(hub.from_pretrained("me/flowers")(x), model(x))  # from the cache
 try:
     hub.from_pretrained("me/others")
-except LocalEntryNotFoundError:
-    pass
+except LocalEntryNotFoundError as error:
+    assert "no folder me/others, and" in str(error) and "PYCONV_OFFLINE forbids" in str(error)
 hub.push_to_hub(model, "me/flowers")
 """
 

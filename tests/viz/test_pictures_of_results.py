@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from PIL import Image
 from torch import Tensor
 
 import pyconv
@@ -99,6 +100,9 @@ def test_probabilities_are_told_as_they_are() -> None:
     ("message", "arguments"),
     [
         ("There are no images", (torch.ones(1, 1), [])),
+        (r"Give a list of images, also of a single one: \[image\]", (torch.ones(1, 1), "cat.jpg")),
+        ("Give a list of images", (torch.ones(1, 1), Path("cat.jpg"))),
+        ("Give a list of images", (torch.ones(1, 1), Image.new("L", (9, 9)))),
         (
             r"1 images, and probabilities \[2, 1\] are not",
             (torch.ones(2, 1), [torch.ones(1, 9, 9)]),
@@ -224,6 +228,8 @@ def test_curves_are_those_of_the_log(tmp_path: Path) -> None:
         viz.training_curves(__file__)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         viz.training_curves(tmp_path / "none")
+    with pytest.raises(ValueError, match="Give one run at a time"):
+        viz.training_curves([tmp_path, tmp_path])  # type: ignore[list-item]
 
 
 def test_a_wild_first_epoch_does_not_flatten_the_others() -> None:

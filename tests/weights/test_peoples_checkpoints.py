@@ -304,6 +304,13 @@ def test_half_a_network_is_never_a_whole_one(trained: nn.Module, tmp_path: Path)
     assert "Choose the model" not in str(caught.value)
 
 
+def test_a_network_that_is_a_part_of_the_model_is_named(tmp_path: Path) -> None:
+    """Each block of a ResNet-18 is also one of a ResNet-34."""
+    path = save(resnet18(num_classes=3).state_dict(), tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"is of another model: .* It fits resnet18\."):
+        resnet34(weights=path)
+
+
 def test_a_network_of_ones_own_whose_names_share_a_beginning(tmp_path: Path) -> None:
     """What looks like a prefix, a counter or a part is the model's own where the model has it."""
 

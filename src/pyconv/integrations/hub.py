@@ -35,7 +35,7 @@ from ..weights.drive import is_offline
 
 try:
     from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from safetensors.torch import save
 except ImportError as _error:
     raise ImportError(
@@ -215,6 +215,11 @@ def from_pretrained(
         raise ValueError(
             f"{str(folder)!r} is neither a folder nor the name of a repository, such as "
             "'me/flowers'."
+        ) from error
+    except LocalEntryNotFoundError as error:  # also for a folder whose name is misspelt
+        why = "PYCONV_OFFLINE forbids its download." if is_offline() else str(error)
+        raise LocalEntryNotFoundError(
+            f"There is no folder {folder}, and no repository of that name in the cache: {why}"
         ) from error
     unknown = ", ".join(options.keys() - set(OPTIONS))
     if unknown:

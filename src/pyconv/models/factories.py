@@ -281,7 +281,6 @@ def _own_sizes(row: Architecture, state: State) -> dict[str, int]:
 def _factory(name: str, row: Architecture) -> Factory:
     """The public function that builds the network of a row, with the row's own defaults."""
 
-    @renamed(dropout_prob0="dropout")
     def factory(
         pretrained: bool = False,
         *,
@@ -309,9 +308,10 @@ def _factory(name: str, row: Architecture) -> Factory:
             replace_stride_with_dilation=replace_stride_with_dilation,
         )
 
+    # Named before it is wrapped: Python's own errors name the innermost function.
     factory.__name__ = factory.__qualname__ = name
     factory.__doc__ = DOCUMENTATION.format(**vars(row))
-    return factory
+    return renamed(dropout_prob0="dropout")(factory)
 
 
 DOCUMENTATION = """{title}: ``[N, in_channels, H, W]`` -> ``[N, num_classes]``.

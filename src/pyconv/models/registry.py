@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import nn
 
@@ -44,7 +44,12 @@ def list_models(pattern: str = "*", *, task: Task = "classification") -> list[st
     """The names of the networks that match a shell pattern, such as ``"pyconv*50"``, sorted.
 
     They are classifiers; with ``task="segmentation"``, the networks for that.
+
+    Raises:
+        ValueError: if there is no such task.
     """
+    if task not in get_args(Task):
+        raise ValueError(f"task={task!r} must be one of {', '.join(get_args(Task))}.")
     networks = (name for name, network in REGISTRY.items() if network.task == task)
     return sorted(name for name in networks if fnmatchcase(name, pattern))
 
@@ -163,5 +168,5 @@ def resolve_weights(
     have = f"those of {model} are {', '.join(names)}" if names else f"{model} has none"
     raise ValueError(
         f"weights={text!r} is neither a file nor the name of published weights; {have}."
-        f"{nearest(text, names)}"
+        f"{nearest(text, names, otherwise='')}"
     )

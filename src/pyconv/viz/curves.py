@@ -59,6 +59,8 @@ def training_curves(
         path = expanded(log)
         path = path / "log.csv" if path.is_dir() else path
         log = read_table(path, COLUMNS, "the folder that pyconv-train --output names")
+    elif any(isinstance(row, str | Path) for row in log):
+        raise ValueError("Give one run at a time; a list holds the rows of its log.csv.")
     figure = new_figure(9, 3.5)
     epochs = [int(row["epoch"]) for row in log]
     for axes, (name, label) in zip(figure.subplots(1, 2), PANELS, strict=True):

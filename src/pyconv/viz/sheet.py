@@ -133,6 +133,8 @@ def predictions(
         OSError: if the system does not read an image.
         ImportError: if matplotlib is not installed.
     """
+    if isinstance(images, str) or not hasattr(images, "__len__"):  # a path or a PIL image
+        raise ValueError("Give a list of images, also of a single one: [image].")
     if not len(images):
         raise ValueError("There are no images.")
     if isinstance(model, Tensor):

@@ -95,9 +95,10 @@ def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint
             f"{what} has norms of another kind than the model: {entries} Give the norm_layer that "
             "it was trained with: nn.BatchNorm2d, the default, for published weights."
         )
-    if unexpected or shapes:
-        name, wanted = whose(state), whose(expected)
-        cure = _fits(name, wanted) if name and name != wanted else SAVED_FROM
+    name, wanted = whose(state), whose(expected)
+    other = name is not None and name != wanted  # may be a part of the model, such as a ResNet-18
+    if unexpected or shapes or other:
+        cure = _fits(name, wanted) if name and other else SAVED_FROM
         raise CheckpointError(f"{what} is of another model: {entries} {cure}")
     part = "holds a part of the model only" if missing else "is not what a model saves"
     raise CheckpointError(f"{what} {part}: {entries} Save the whole model.state_dict().")
