@@ -140,6 +140,10 @@ TAKEN: dict[str, tuple[Make, list[str]]] = {
         lambda m: to(torch.float16, m.state_dict()),
         ["is in float16 and the model in float32: it was converted."],
     ),
+    "float16, counted batches too": (
+        lambda m: {key: tensor.half() for key, tensor in m.state_dict().items()},
+        ["is in float16 and the model in float32: it was converted."],
+    ),
     "bfloat16 with norms in float32": (
         lambda m: to(torch.bfloat16, m.state_dict(), but="bn"),
         ["is in bfloat16 and the model in float32: it was converted."],

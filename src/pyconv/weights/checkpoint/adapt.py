@@ -129,13 +129,17 @@ def _parts(key: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _converted(state: State, expected: Shapes, changes: list[str]) -> State:
-    """Floating-point numbers of another width, in the model's."""
+    """Floating-point numbers of another width, in the model's; counted batches as whole numbers."""
     state, widths = dict(state), dict[str, None]()
     for key in expected.keys() & state.keys():
         have, want = state[key].dtype, expected[key].dtype
-        if have != want and have in FLOATS and want in FLOATS and is_stored(state[key]):
+        if have == want or have not in FLOATS or not is_stored(state[key]):
+            continue
+        if want in FLOATS:
             state[key] = state[key].to(want)
             widths[f"is in {have} and the model in {want}: it was converted."] = None
+        elif key.endswith(BATCHES):  # {key: tensor.half()} converts these as well, perhaps to inf
+            state[key] = state[key].nan_to_num(0, 0, 0).to(want)
     changes += [width.replace("torch.", "") for width in sorted(widths)]
     return state
 
