@@ -75,7 +75,9 @@ def test_get_model_is_the_factory() -> None:
         (lambda: pyconvresnet50(weights="IMAGENET1K_V7"), "IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
         (lambda: pyconvresnet50(weights="IMAGNET1K_V1"), "Did you mean 'IMAGENET1K_V1'"),
         (lambda: pyconvresnet50(weights="missing.pth"), "'missing.pth' is neither a file nor the"),
+        (lambda: pyconvresnet50(weights="missing.pth"), "IMAGENET1K_V2, DEFAULT\\.$"),
         (lambda: resnet18(pretrained=True), "no published weights for resnet18. Networks that"),
+        (lambda: resnet18(pretrained=True), "pyconvresnet_tiny\\.$"),  # no segmentation networks
         (lambda: resnet18(weights="DEFAULT"), "no published weights for resnet18. Networks that"),
         (
             lambda: pyconvresnet50(weights=PyConvResNet101_Weights.DEFAULT),

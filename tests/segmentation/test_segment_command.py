@@ -313,7 +313,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
-        (main, ["--data", "."], "resnet50 gives a class to each image, not to each pixel"),
+        (main, ["--data", "."], "to each image, not to each pixel: that is for pyconv-eval"),
+        (main, [__file__, "--output", "o"], "that is for pyconv-predict. Or give one such as p"),
         (evaluate_main, ["."], "pyconvsegnet_resnet50 gives a class to each pixel"),
         (train_main, [".", "--output", "o"], "pyconvsegnet_resnet50 gives a class to each pixel"),
     ],

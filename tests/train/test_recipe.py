@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pyconv.system import commands
 from pyconv.train.recipe import (
     AUGMENT,
+    FINETUNE,
     PAPER,
     Recipe,
     differences,
@@ -124,8 +125,11 @@ def test_parts_make_up_the_batch_or_the_proposed_one_would(
         (dataclasses.replace(AUGMENT, batch_size=64), "0.025"),
         (dataclasses.replace(PAPER, batch_size=128), None),
         (dataclasses.replace(PAPER, batch_size=16, lr=0.05), None),  # someone's own choice
+        (dataclasses.replace(FINETUNE, batch_size=64), "0.04"),
+        (dataclasses.replace(PAPER, batch_size=64, lr=0.01), None),  # docs/training.md measures it
         (PAPER, None),
         (AUGMENT, None),
+        (FINETUNE, None),
     ],
 )
 def test_a_published_rate_for_batches_of_another_size_is_pointed_out(

@@ -176,6 +176,8 @@ def test_what_the_system_does_not_read_is_its_error(tmp_path: Path, workers: int
 
 
 def test_missing_and_differing_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no folder .*nowhere\. Give the folder of the images\.$"):
+        find_splits(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no folder .*train"):
         find_splits(tmp_path)
     tree = make_tree(tmp_path / "t", classes=3, train=1, val=1)

@@ -194,6 +194,7 @@ def test_calls_that_contradict_themselves(files: dict[str, Path]) -> None:
         ({"weights_backbone": "IMAGENET1K_V9"}, "Did you mean 'IMAGENET1K_V2'"),
         ({"weights": "ADE20K_V9"}, "Did you mean 'ADE20K_V1'"),
         ({"pretrained": True, "weights": "DEFAULT"}, "Give one of the two"),
+        ({"weights": pyconv.PyConvResNet50_Weights.DEFAULT}, "Give them as weights_backbone"),
     ]
     for options, words in calls:
         with pytest.raises(ValueError, match=words):

@@ -111,9 +111,15 @@ def get_model_weights(name: str) -> type[WeightsEnum]:
     Raises:
         ValueError: if there is no such network, or nothing is published for it.
     """
-    weights = find_model(name).weights
+    network = find_model(name)
+    weights = network.weights
     if weights is None:
-        have = ", ".join(other.name for other in REGISTRY.values() if other.weights is not None)
+        # Only those of the same task: no others could be in its place.
+        have = ", ".join(
+            other.name
+            for other in REGISTRY.values()
+            if other.weights is not None and other.task == network.task
+        )
         raise ValueError(
             f"There are no published weights for {name}. Networks that have some: {have}."
         )
@@ -153,7 +159,10 @@ def resolve_weights(
     enum = find_model(model).weights
     if isinstance(weights, WeightsEnum):
         if enum is None or weights not in enum:
-            raise ValueError(f"{weights} are weights of {weights.value.model}, not of {model}.")
+            theirs = weights.value.model
+            backbone = model == f"pyconvsegnet_{theirs}"
+            cure = " Give them as weights_backbone." if backbone else ""
+            raise ValueError(f"{weights} are weights of {theirs}, not of {model}.{cure}")
         return weights
     text = str(weights)
     names = {} if enum is None else dict(enum.__members__)

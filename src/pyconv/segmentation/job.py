@@ -48,10 +48,15 @@ def decide(args: argparse.Namespace) -> Job:
     """
     network = find_model(args.model)
     if network.row is not None:
-        few = ", ".join(list_models("*50", task="segmentation"))
+        few = ", ".join(
+            name
+            for name in list_models("*50", task="segmentation")
+            if find_model(name).weights is not None
+        )
         raise ValueError(
-            f"{args.model} gives a class to each image, not to each pixel: evaluate it with "
-            f"pyconv-eval, or give one such as {few}."
+            f"{args.model} gives a class to each image, not to each pixel: that is for "
+            f"{'pyconv-predict' if args.data is None else 'pyconv-eval'}. Or give one such as "
+            f"{few}."
         )
     chosen = _weights(args)
     names = None if args.names is None else read_names(args.names)

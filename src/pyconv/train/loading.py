@@ -73,6 +73,8 @@ def find_splits(root: str | Path, val_fraction: float = 0.0, seed: int = 0) -> S
     root = expanded(root)
     if val_fraction:
         return _hold_out(root, val_fraction, seed)
+    if not root.is_dir():
+        raise ValueError(f"There is no folder {root}. Give the folder of the images.")
     for name in ("train", "val"):
         if not (root / name).is_dir():
             raise ValueError(
