@@ -391,8 +391,11 @@ def test_verify_with_nothing_cached(capsys: pytest.CaptureFixture[str]) -> None:
         (["download", "pyconvresnt50"], "Did you mean 'pyconvresnet50'?"),
         (["download", "PyConvResNet50_Weights.IMAGENET1K_V9"], "Did you mean 'PyConvResNet50_Wei"),
         (["verify", "zzz"], "See 'pyconv-weights list'"),
-        (["list", "pyconvresnet18"], "no downloadable weights named 'pyconvresnet18'"),
-        (["download", "pyconvresnet_tiny"], "no downloadable weights"),
+        (
+            ["list", "pyconvresnet18"],
+            "no weights of 'pyconvresnet18' to download: none were published",
+        ),
+        (["download", "pyconvresnet_tiny"], "its weights are in the package"),
         (["download"], "either names of weights or --all"),
         (["download", "--all", "resnet50"], "either names of weights or --all"),
         (["list", "--json", "/nowhere/x.json"], "no folder /nowhere to write x.json into"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..architectures import ARCHITECTURES
 from ..system import commands
 from ..system.files import require_writable, write_result
 from .drive import DownloadError, Record
@@ -35,6 +36,10 @@ def find_weights(names: Sequence[str]) -> list[WeightsEnum]:
             known.setdefault(name, []).append(weights)
     found: dict[WeightsEnum, None] = {}
     for name in names:
+        if name in ARCHITECTURES and name not in known:
+            packed = any(weights.value.model == name for enum in ENUMS for weights in enum)
+            why = "its weights are in the package" if packed else "none were published"
+            raise ValueError(f"There are no weights of {name!r} to download: {why}.")
         if name not in known:
             cure = nearest(name, known, otherwise="See 'pyconv-weights list'.")
             raise ValueError(f"There are no downloadable weights named {name!r}.{cure}")
