@@ -210,6 +210,15 @@ def test_dilated_groups_learn_from_wide_maps(
     is_right(layer, x, BFLOAT16)
 
 
+def test_dilated_depthwise_levels_learn_from_wide_maps() -> None:
+    x = torch.randn(2, 64, 29, 31).contiguous(memory_format=torch.channels_last)
+    is_right(PyConv2d(64, 128, (3, 5), (64, 64), dilation=2), x, BFLOAT16)
+    shape, geometry = (64, 1, 3, 3), Geometry(64, (1, 1), (2, 2), (2, 2))
+    for learns in (True, False):
+        told = onednn.miscomputed((29, 31), shape, geometry, BFLOAT16, "cpu", learns)
+        assert told == learns
+
+
 def test_what_a_level_was_given_is_kept_on_the_detour(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hooks run, padding and biases count, and an input without a batch is one."""
     monkeypatch.setattr(onednn, "CPU_LACKS", (BFLOAT16,))

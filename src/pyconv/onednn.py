@@ -186,8 +186,9 @@ def miscomputed(
     - In bfloat16 with AVX-512, a kernel with a stride that has one position across the map: the
       gradient of the weight is whatever lay in memory, and some outputs are. So it is with volumes
       that are smaller than the kernel in any direction.
-    - In bfloat16 with AVX-512 and no AMX, the gradient of the weight of dilated groups, of a number
-      of inputs that is no multiple of 16, over maps more than 28 pixels wide.
+    - In bfloat16 with AVX-512, the gradient of the weight of dilated groups over maps more than 28
+      pixels wide: with AMX of depthwise ones, without AMX of any number of inputs that is no
+      multiple of 16.
     - In bfloat16 with AVX-512, the gradient of the weight of more than 112 inputs per group, by a
       kernel padded with more rows than the map has, such as 5x5 on maps of one row.
     - In float32, a kernel with a stride along the depth of a volume no deeper than it is, with
@@ -212,7 +213,8 @@ def miscomputed(
     if HAS_AMX and inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:
         return True
     dilated = any(row.dilation > 1 for row in rows[:-1]) and last.outputs > 28
-    if learns and not HAS_AMX and geometry.groups > 1 and inputs % 16 and dilated:
+    odd = tuple(weight[:2]) == (geometry.groups, 1) if HAS_AMX else inputs % 16 > 0
+    if learns and geometry.groups > 1 and odd and dilated:
         return True
     if learns and inputs > 96 and first.padding > first.size:
         return True

@@ -106,7 +106,10 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "start",
     [
-        ("pyconv.evaluate", "--nproc-per-node", "3"),
+        pytest.param(
+            ("pyconv.evaluate", "--nproc-per-node", "3"),
+            marks=pytest.mark.ecosystem,  # long
+        ),
         (
             "torch.distributed.run",
             "--standalone",

@@ -12,6 +12,8 @@ from photos import one_thread  # noqa: F401
 
 import pyconv
 
+pytestmark = pytest.mark.ecosystem  # long
+
 TUTORIAL = Path(__file__).parents[2] / "docs/tutorials/segmenter.py"
 
 

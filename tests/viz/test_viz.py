@@ -81,9 +81,9 @@ def test_the_figures_are_small_and_their_script_draws_each() -> None:
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    page = (DOCS / "viz.md").read_text("utf-8")
+    pages = "".join((DOCS / name).read_text("utf-8") for name in ("viz.md", "segmentation.md"))
     for draw in script.PICTURES:
         (path,) = (DOCS / "figures").glob(f"{draw.__name__}.*")
         assert path.stat().st_size < 80_000
-        assert f"](figures/{path.name})" in page
-    assert page.count("](figures/") == len(script.PICTURES)
+        assert f"](figures/{path.name})" in pages
+    assert pages.count("](figures/") == len(script.PICTURES)
