@@ -1,8 +1,6 @@
 """Directives that follow the rows: ``zoo TASK``, a table, and ``published-weights``."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from docutils import nodes
@@ -14,14 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import pyconv
 from pyconv import SegmentationWeights, WeightsEnum, get_model_weights
 
-BOTH = ("network", "params, M", "GMACs", "ms", "weights", "MB")
+BOTH = ("network", "params, M", "GMACs", "weights", "MB")
 CLAIMS = {
     "classification": ("top-1, %", "at 320, %"),
     "segmentation": ("mean IoU, %", "pixels, %"),
 }
-NUMBERS = {"params, M", "GMACs", "ms", "MB", *CLAIMS["classification"], *CLAIMS["segmentation"]}
-# By python benchmarks/speed.py --zoo --mode inference --batch 1 --json docs/latency.json
-LATENCY = json.loads((Path(__file__).parents[1] / "latency.json").read_text("utf-8"))
+NUMBERS = {1, 2, 4, 5, 6}  # columns, set to the right
 ENUMS = [
     thing
     for name in pyconv.__all__
@@ -45,14 +41,6 @@ def cost(name: str) -> tuple[float, float]:
         model(torch.empty(1, 1 if side == 28 else 3, side, side))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return parameters / 1e6, counter.get_total_flops() / 2e9
-
-
-def latency(name: str) -> str:
-    """Milliseconds that the optimised network took for one image, where it was measured."""
-    title = next((title for title in LATENCY["tables"] if title.startswith(f"{name},")), None)
-    if title is None:
-        return ""
-    return f"{LATENCY['tables'][title]['optimize channels_last float32']['ms']:.3g}"
 
 
 def claims(weights: WeightsEnum) -> tuple[str, ...]:
@@ -79,7 +67,7 @@ def trust(weights: WeightsEnum) -> str:
 def rows(task: str) -> Iterator[tuple[str, ...]]:
     for name in networks(task):
         parameters, gmacs = cost(name)
-        row = f"`{name}`", f"{parameters:.1f}", f"{gmacs:.2f}", latency(name)
+        row = f"`{name}`", f"{parameters:.1f}", f"{gmacs:.2f}"
         try:
             published = list(get_model_weights(name))
         except ValueError:  # none are
@@ -92,7 +80,7 @@ def rows(task: str) -> Iterator[tuple[str, ...]]:
 
 def table(task: str) -> list[str]:
     head = (*BOTH, *CLAIMS[task], "trust")
-    rule = tuple("---:" if column in NUMBERS else "---" for column in head)
+    rule = tuple("---:" if column in NUMBERS else "---" for column in range(len(head)))
     return [f"| {' | '.join(row)} |" for row in (head, rule, *rows(task))]
 
 
