@@ -26,7 +26,8 @@ BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>.+?) -->\n+)?^```(?P<language>py\w*)\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
-CONFIGURATION = '{"typeCheckingMode": "strict"}\n'  # pyright's
+# Pyright's. A block that readers save as a file of its own repeats the imports of the page.
+CONFIGURATION = '{"typeCheckingMode": "strict", "reportDuplicateImport": false}\n'
 
 
 class Block(NamedTuple):
