@@ -67,6 +67,19 @@ backbone = pyconv.pyconvresnet_tiny(pretrained=True).requires_grad_(False)
 model = pyconv.PyConvSegNet(backbone, num_classes=len(names))
 normalise = weights.transforms().normalise
 
+
+@torch.inference_mode()
+def predicted():
+    return model.eval()(normalise(new_images))["out"].argmax(1)
+
+
+def mean_iou(classes):
+    pairs = [(classes == number, new_maps == number) for number in range(len(names))]
+    return 100 * sum(float((a & b).sum() / (a | b).sum()) for a, b in pairs) / len(names)
+
+
+before = mean_iou(predicted())
+
 # %%
 # Training
 # --------
@@ -103,20 +116,11 @@ axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
 # How good is it?
 # ---------------
 #
-# The mean IoU over all classes, on mosaics of photographs that the training did not show. Its
-# measure is what one gets by calling everything background.
+# The mean IoU over all classes, on mosaics of photographs that the training did not show, beside
+# what the untrained head had, and what one gets by calling everything background.
 
-model.eval()
-with torch.inference_mode():
-    classes = model(normalise(new_images))["out"].argmax(1)
-
-
-def mean_iou(classes):
-    pairs = [(classes == number, new_maps == number) for number in range(len(names))]
-    return 100 * sum(float((a & b).sum() / (a | b).sum()) for a, b in pairs) / len(names)
-
-
-print(f"mean IoU {mean_iou(classes):.1f} %")
+classes = predicted()
+print(f"mean IoU {mean_iou(classes):.1f} %, before training {before:.1f} %")
 print(f"all background: {mean_iou(torch.zeros_like(new_maps)):.1f} %")
 
 # %%

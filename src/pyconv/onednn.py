@@ -213,8 +213,8 @@ def miscomputed(
     if HAS_AMX and inputs < 16 and inputs * width > 32 and inputs * width % 32 == 0:
         return True
     dilated = any(row.dilation > 1 for row in rows[:-1]) and last.outputs > 28
-    odd = tuple(weight[:2]) == (geometry.groups, 1) if HAS_AMX else inputs % 16 > 0
-    if learns and geometry.groups > 1 and odd and dilated:
+    depthwise = tuple(weight[:2]) == (geometry.groups, 1)
+    if learns and geometry.groups > 1 and dilated and (depthwise if HAS_AMX else inputs % 16):
         return True
     if learns and inputs > 96 and first.padding > first.size:
         return True

@@ -108,7 +108,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         pytest.param(
             ("pyconv.evaluate", "--nproc-per-node", "3"),
-            marks=pytest.mark.ecosystem,  # long
+            marks=pytest.mark.long,
         ),
         (
             "torch.distributed.run",

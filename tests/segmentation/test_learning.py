@@ -12,7 +12,7 @@ from photos import one_thread  # noqa: F401
 
 import pyconv
 
-pytestmark = pytest.mark.ecosystem  # long
+pytestmark = pytest.mark.long
 
 TUTORIAL = Path(__file__).parents[2] / "docs/tutorials/segmenter.py"
 
@@ -34,6 +34,7 @@ def test_a_head_over_the_frozen_network_learns_to_find_clothes(made: dict[str, A
     """On mosaics of photographs that the training did not show."""
     losses, mean_iou = made["losses"], made["mean_iou"]
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+    assert made["before"] < 5
     assert mean_iou(torch.zeros_like(made["new_maps"])) < 6  # all of it background
     assert mean_iou(made["classes"]) > 30
     frozen = pyconv.pyconvresnet_tiny(pretrained=True).layer4.state_dict()

@@ -395,6 +395,7 @@ def test_verify_with_nothing_cached(capsys: pytest.CaptureFixture[str]) -> None:
             ["list", "pyconvresnet18"],
             "no weights of 'pyconvresnet18' to download: none were published",
         ),
+        (["download", "pyconvsegnet_pyconvhgresnet50"], "none were published"),
         (["download", "pyconvresnet_tiny"], "its weights are in the package"),
         (["download"], "either names of weights or --all"),
         (["download", "--all", "resnet50"], "either names of weights or --all"),

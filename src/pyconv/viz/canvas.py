@@ -7,7 +7,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.decoding import read_image, to_bytes
 from ..system.reading import ContentError
@@ -30,6 +30,7 @@ __all__ = [
     "bare",
     "colours",
     "listed",
+    "name_of",
     "new_figure",
     "opened",
     "pixels_of",
@@ -91,6 +92,12 @@ def bare(axes: Axes) -> Axes:
     for spine in axes.spines.values():
         spine.set_visible(False)
     return axes
+
+
+def name_of(model: nn.Module) -> str:
+    """The title of a network's row, or the name of a module's class."""
+    title = getattr(getattr(model, "row", None), "title", None)
+    return title if isinstance(title, str) else type(model).__name__
 
 
 def opened(picture: Picture, channels: int) -> Image | Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone import image_channels
-from .canvas import INK, RED, TIMES, bare, new_figure
+from .canvas import INK, RED, TIMES, bare, name_of, new_figure
 from .probe import output_of
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def receptive_field(
     """
     if not models:
         raise ValueError("Give at least one network: receptive_field(model_a, model_b).")
-    shown = [_name(model) for model in models] if names is None else list(names)
+    shown = [name_of(model) for model in models] if names is None else list(names)
     if len(shown) != len(models):
         raise ValueError(f"There are {len(models)} networks and {len(shown)} names.")
     figure = new_figure(3.6 * len(models), 4.4)
@@ -153,11 +153,6 @@ def receptive_field(
     told = f"effective receptive field of {where}, {images}"
     figure.suptitle(f"{title}\n{told}" if title else told, color=INK, fontsize=10)
     return figure
-
-
-def _name(model: nn.Module) -> str:
-    title = getattr(getattr(model, "row", None), "title", None)
-    return title if isinstance(title, str) else type(model).__name__
 
 
 def _draw(axes: Axes, field: Tensor, name: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..backbone import image_channels
 from ..data.preprocess import Preprocess
-from .canvas import INK, bare, new_figure, opened, pixels_of
+from .canvas import INK, bare, name_of, new_figure, opened, pixels_of
 from .probe import output_of, pixels_for
 from .pyramids import drawn_levels, find_pyramid
 
@@ -134,7 +134,7 @@ def responses(
         for column, channel in enumerate(strongest(response, channels), 2):
             axes = bare(figure.add_subplot(grid[row, column]))
             _draw(axes, response.deviation[channel], "RdBu_r", f"channel {channel}")
-    words = title or type(model).__name__
+    words = title or name_of(model)
     figure.suptitle(f"{words}, {name}" if name else words, color=INK)
     return figure
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,20 @@ def find_weights(names: Sequence[str]) -> list[WeightsEnum]:
             known.setdefault(name, []).append(weights)
     found: dict[WeightsEnum, None] = {}
     for name in names:
-        if name in ARCHITECTURES and name not in known:
-            packed = any(weights.value.model == name for enum in ENUMS for weights in enum)
-            why = "its weights are in the package" if packed else "none were published"
-            raise ValueError(f"There are no weights of {name!r} to download: {why}.")
         if name not in known:
-            cure = nearest(name, known, otherwise="See 'pyconv-weights list'.")
-            raise ValueError(f"There are no downloadable weights named {name!r}.{cure}")
+            raise ValueError(_unknown(name, known))
         found |= dict.fromkeys(known[name])
     return list(found)
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    """Why nothing can be downloaded under a name."""
+    if name.removeprefix("pyconvsegnet_") in ARCHITECTURES:
+        packed = any(weights.value.model == name for enum in ENUMS for weights in enum)
+        why = "its weights are in the package" if packed else "none were published"
+        return f"There are no weights of {name!r} to download: {why}."
+    cure = nearest(name, known, otherwise="See 'pyconv-weights list'.")
+    return f"There are no downloadable weights named {name!r}.{cure}"
 
 
 def _on_drive() -> list[WeightsEnum]:
