@@ -180,6 +180,11 @@ def test_a_wrong_wish_is_refused_and_changes_nothing(
     assert type(model[1]) is nn.Conv2d
 
 
+def test_the_name_of_a_model_is_none() -> None:
+    with pytest.raises(TypeError, match=r"'resnet18' is none\. Build it first"):
+        convert("resnet18")  # type: ignore[arg-type]
+
+
 def test_a_convolution_alone_has_no_place_to_be_replaced_in() -> None:
     with pytest.raises(ValueError, match=r"Build pyconv\.PyConv2d in its stead"):
         convert(conv())

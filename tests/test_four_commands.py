@@ -31,7 +31,6 @@ def run(command: str, folder: Path) -> str:
     return str(out)
 
 
-@pytest.mark.slow
 def test_train_evaluate_predict(tmp_path: Path) -> None:
     for source, name in NAMES.items():
         files = sorted((sample_file("images") / source).iterdir())

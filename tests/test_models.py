@@ -68,6 +68,11 @@ def test_get_model_is_the_factory() -> None:
     [
         (lambda: get_model("pyconvresnt50"), "'pyconvresnt50'. Did you mean 'pyconvresnet50'"),
         (lambda: get_model("zzz"), "There is no network named 'zzz'. Known: resnet18, "),
+        (lambda: get_model("nets.mine"), "given as module:name, such as 'nets:mine'"),
+        (
+            lambda: get_model("pyconvsegnet_pyconvresnet50", weights_backbone="ADE20K_V1"),
+            "ADE20K_V1 are weights of pyconvsegnet_pyconvresnet50, not of pyconvresnet50",
+        ),
         (
             lambda: get_weight("PyConvResNet50_Weights.IMAGENET1K_V3"),
             "Did you mean 'PyConvResNet50",

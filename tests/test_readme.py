@@ -90,6 +90,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copy(source, target)
 
 
+@pytest.mark.slow
 def test_the_other_commands_work_on_folders_of_that_kind(tmp_path: Path) -> None:
     """With the weights of the reference rule, from an imitation of Drive, and a few images."""
     photos = imagenet_photos.photos(synsets(), count=4)

@@ -48,7 +48,7 @@ def test_layers(kind: type[PyConv2d]) -> None:
 
 
 DEEP = ("101", "152")  # rows with more of the same blocks: they take minutes
-NAMES = [pytest.param(n, marks=[pytest.mark.long] * n.endswith(DEEP)) for n in list_models()]
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] * n.endswith(DEEP)) for n in list_models()]
 
 
 @pytest.mark.parametrize("name", NAMES)

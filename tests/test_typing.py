@@ -73,7 +73,6 @@ WRONG = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(pyconv, "optimize"), reason="the pages use pyconv.speed")
 def test_a_type_checker_knows_what_users_write(tmp_path: Path) -> None:
     """The snippets of all pages are strictly typed; so is the code above, but for its mistakes."""

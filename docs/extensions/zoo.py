@@ -1,6 +1,8 @@
 """Directives that follow the rows: ``zoo TASK``, a table, and ``published-weights``."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from docutils import nodes
@@ -12,12 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 import pyconv
 from pyconv import SegmentationWeights, WeightsEnum, get_model_weights
 
-BOTH = ("network", "params, M", "GMACs", "weights", "MB")
+COSTS = {
+    "classification": ("params, M", "GMACs", "ms"),
+    "segmentation": ("params, M", "GMACs"),
+}
 CLAIMS = {
     "classification": ("top-1, %", "at 320, %"),
     "segmentation": ("mean IoU, %", "pixels, %"),
 }
-NUMBERS = {1, 2, 4, 5, 6}  # columns, set to the right
+WORDS = {"network", "weights", "trust"}  # columns set to the left; the others hold numbers
+# benchmarks/speed.py --zoo --mode inference --batch 1 --json docs/latency.json
+LATENCY = json.loads((Path(__file__).parents[1] / "latency.json").read_text("utf-8"))["tables"]
 ENUMS = [
     thing
     for name in pyconv.__all__
@@ -33,14 +40,25 @@ def networks(task: str) -> list[str]:
     return sorted(names, key=lambda name: (len(name.rstrip("0123456789")), cost(name)))
 
 
+def side(name: str) -> int:
+    """The pixels of the images that a network was made for."""
+    return 28 if name == "pyconvresnet_tiny" else 473 if "segnet" in name else 224
+
+
 def cost(name: str) -> tuple[float, float]:
-    """Parameters in 1e6, and multiply-adds in 1e9 for one image of the size it was made for."""
-    side = 28 if name == "pyconvresnet_tiny" else 473 if "segnet" in name else 224
+    """Parameters in 1e6, and multiply-adds in 1e9 for one image."""
+    pixels = side(name)
     with torch.device("meta"), pyconv.speed.disabled(), FlopCounterMode(display=False) as counter:
         model = pyconv.get_model(name).eval()
-        model(torch.empty(1, 1 if side == 28 else 3, side, side))
+        model(torch.empty(1, 1 if pixels == 28 else 3, pixels, pixels))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return parameters / 1e6, counter.get_total_flops() / 2e9
+
+
+def latency(name: str) -> str:
+    """Milliseconds that the optimised network took for one image, where that was measured."""
+    measured = LATENCY.get(f"{name}, inference, batch 1, {side(name)}x{side(name)}")
+    return f"{measured['optimize channels_last float32']['ms']:.3g}" if measured else ""
 
 
 def claims(weights: WeightsEnum) -> tuple[str, ...]:
@@ -67,7 +85,8 @@ def trust(weights: WeightsEnum) -> str:
 def rows(task: str) -> Iterator[tuple[str, ...]]:
     for name in networks(task):
         parameters, gmacs = cost(name)
-        row = f"`{name}`", f"{parameters:.1f}", f"{gmacs:.2f}"
+        row = [f"`{name}`", f"{parameters:.1f}", f"{gmacs:.2f}"]
+        row += [latency(name)] if "ms" in COSTS[task] else []
         try:
             published = list(get_model_weights(name))
         except ValueError:  # none are
@@ -79,8 +98,8 @@ def rows(task: str) -> Iterator[tuple[str, ...]]:
 
 
 def table(task: str) -> list[str]:
-    head = (*BOTH, *CLAIMS[task], "trust")
-    rule = tuple("---:" if column in NUMBERS else "---" for column in range(len(head)))
+    head = ("network", *COSTS[task], "weights", "MB", *CLAIMS[task], "trust")
+    rule = tuple("---" if column in WORDS else "---:" for column in head)
     return [f"| {' | '.join(row)} |" for row in (head, rule, *rows(task))]
 
 

@@ -75,9 +75,15 @@ def convert(
             with groups, such as depthwise ones.
 
     Raises:
+        TypeError: if the model is no module, such as a name.
         ValueError: if the model is itself a convolution, ``where`` names none, or there can be no
             pyramid of such kernels and groups.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"convert() changes a model in place, and {model!r} is none. Build it first, such as "
+            "with pyconv.get_model(NAME)."
+        )
     if isinstance(model, nn.Conv2d):
         raise ValueError(
             "The model is itself a convolution, so there is nothing to put a pyramid into. Build "

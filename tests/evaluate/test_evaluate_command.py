@@ -108,7 +108,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         pytest.param(
             ("pyconv.evaluate", "--nproc-per-node", "3"),
-            marks=pytest.mark.long,
+            marks=pytest.mark.slow,
         ),
         (
             "torch.distributed.run",

@@ -12,7 +12,7 @@ from photos import one_thread  # noqa: F401
 
 import pyconv
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 TUTORIAL = Path(__file__).parents[2] / "docs/tutorials/segmenter.py"
 

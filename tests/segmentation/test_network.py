@@ -59,7 +59,7 @@ def test_layout_and_parameters_are_those_of_the_published_files(name: str) -> No
 @pytest.mark.parametrize(
     "name",
     [
-        name if name.endswith("50") else pytest.param(name, marks=pytest.mark.long)
+        name if name.endswith("50") else pytest.param(name, marks=pytest.mark.slow)
         for name in NETWORKS  # the deeper ones differ in their numbers of blocks, and take a minute
     ],
 )

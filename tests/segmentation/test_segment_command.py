@@ -119,7 +119,7 @@ def test_pixels_are_counted_as_one_by_one(
                 "-m",
                 "pyconv.segmentation",
             ),
-            marks=pytest.mark.long,
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["3 of its own", "2 of torchrun's"],

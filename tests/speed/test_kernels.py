@@ -147,9 +147,15 @@ PUBLISHED = {
 }
 
 
+OTHERS = [
+    pytest.param(f"-march={name}", marks=pytest.mark.slow)
+    for name in ("x86-64-v4", "x86-64-v3", "x86-64")
+]
+
+
 @compiled
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("flags", ["", "-march=x86-64-v4", "-march=x86-64-v3", "-march=x86-64"])
+@pytest.mark.parametrize("flags", ["", *OTHERS])
 def test_the_published_pyramids_are_computed_with_any_vectors(
     flags: str, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,6 @@ def norms(model: nn.Module) -> int:
     return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in list_models() if "101" not in n and "152" not in n])
 def test_every_kind_of_network_keeps_its_numbers(name: str) -> None:
     model = settled(get_model(name)).double()
@@ -317,7 +316,7 @@ class Fills(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compile", [False, True])
 def test_inputs_by_name_and_nested_ones_are_converted(compile: bool) -> None:
     model, x, mask = settled(Fills()), torch.randn(2, 4, 5, 5), torch.tensor(2)
     fast = optimize(model, dtype=torch.float64, compile=compile)
@@ -359,7 +358,6 @@ def test_training_mode_is_refused_with_the_cure(part: str) -> None:
         optimize(model)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_result_is_saved_exported_and_compiled(dtype: torch.dtype, tmp_path: Path) -> None:
     model, x = settled(tiny()), torch.randn(3, 1, 28, 28)
@@ -376,7 +374,6 @@ def test_the_result_is_saved_exported_and_compiled(dtype: torch.dtype, tmp_path:
         assert error(twin(x), expected) < 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("example", [False, True])
 def test_others_who_record_a_model_may_call_it_with_any_size(example: bool) -> None:
     model = nn.Sequential(PyConv2d(32, 32, (3, 5), (4, 8)), PyConv2d(32, 32, (3, 5), (1, 8))).eval()
@@ -403,7 +400,6 @@ def test_forward_mode_goes_through_the_result() -> None:
             assert error(value, target) < 1e-5
 
 
-@pytest.mark.slow
 def test_onnx(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX is checked where it is installed")
     pytest.importorskip("onnxscript", reason="torch.onnx needs it")
@@ -447,7 +443,6 @@ def test_on_the_meta_device_nothing_can_be_timed() -> None:
     assert optimize(model)(x.to("meta")).shape == (1, 10)
 
 
-@pytest.mark.slow
 def test_compiled_and_frozen() -> None:
     model, x = settled(calls(by_name, PyConv2d(8, 8, (3, 5), (1, 4)))), torch.randn(2, 8, 9, 9)
     model.channels = 8  # as a backbone has them
@@ -461,7 +456,6 @@ def test_compiled_and_frozen() -> None:
     assert [*torch.export.export(fast, (x,)).graph_signature.user_inputs] == names
 
 
-@pytest.mark.slow
 def test_many_compiled_models_do_not_take_each_others_place() -> None:
     models = [settled(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4))) for _ in range(2)]
     x = torch.randn(2, 2, 5, 5)
@@ -477,8 +471,8 @@ def test_many_compiled_models_do_not_take_each_others_place() -> None:
 
 
 @compiled
-@pytest.mark.slow
 @pytest.mark.usefixtures("kernels_win")
+@pytest.mark.slow
 def test_a_joined_pyramid_is_saved_copied_exported_and_compiled(tmp_path: Path) -> None:
     pyramid = nn.Sequential(PyConv2d(64, 64), nn.BatchNorm2d(64), nn.ReLU()).eval()
     x = torch.randn(2, 64, 14, 14)

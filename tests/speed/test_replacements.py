@@ -374,7 +374,6 @@ def test_copies_traces_and_exports(algorithm: str | None, tmp_path: Path) -> Non
         assert error(twin(x[:2]), expected[:2]) < 1e-5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", [None, "autotune", "tiled:2x2", "blocked:merge=2"])
 def test_compiles_as_one_graph_and_trains(way: str | None) -> None:
     block = BLOCKS["one grouped level, as in HG"]().train()

@@ -57,6 +57,12 @@ def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
         file.write("1,2,3")
 
 
+def test_the_error_of_a_missing_folder_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised, replacing(tmp_path / "nowhere/best.pth"):
+        pass
+    assert raised.value.filename == str(tmp_path / "nowhere/best.pth")
+
+
 def test_a_result_file_is_whole_or_not_there(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     write_json(file, {"images": 1})

@@ -132,7 +132,7 @@ def test_processes_that_do_not_meet_are_one_line(
     assert len(lines) == 1 and told in lines[0]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists threads")
 def test_no_thread_of_the_job_outlives_it(tmp_path: Path) -> None:
     """One that lets go of a tensor while Python ends aborts the process."""

@@ -185,6 +185,13 @@ def test_fault_40_cache_is_a_file(drive: Drive, tmp_path: Path, below: str) -> N
     assert drive.requests == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has such a folder")
+def test_fault_40_a_folder_that_cannot_be_made(drive: Drive) -> None:
+    with pytest.raises(DownloadError, match=r"/proc/pyconv cannot be made.*PYCONV_HOME"):
+        fetch(FILE, Path("/proc/pyconv"), settings=QUICK)
+    assert drive.requests == []
+
+
 def test_fault_40_a_folder_where_the_file_should_be(drive: Drive, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").mkdir()
     fails(drive, tmp_path, [], "is not a file", leaves=["weights.pth"])

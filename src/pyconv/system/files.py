@@ -72,9 +72,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         OSError: if it cannot be written, such as on a full disk; the file at ``path`` is intact.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    file = temporary.open("xb")
+    with naming(path, temporary):
+        file = temporary.open("xb")
     try:
-        with naming(path):
+        with naming(path, temporary):
             with file:
                 yield file
                 file.flush()
@@ -87,12 +88,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Within, an OSError names the file: that of a full disk does not by itself."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Within, an OSError names the file: that of a full disk does not by itself.
+
+    Nor does one of a ``temporary`` file in its place, which users do not know.
+    """
+    unknown = (None, None if temporary is None else str(temporary))
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None and error.filename in unknown:
             error.filename = str(path)
         raise
 

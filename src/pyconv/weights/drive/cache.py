@@ -69,8 +69,13 @@ def fetch(
             )
         raise target.error(f"{target.path} is not there, and PYCONV_OFFLINE forbids its download.")
     origin = Origin.of(os.environ.get("PYCONV_DRIVE_URL"))
-    with target.on_disk():
-        target.path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.on_disk():
+            target.path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # such as below /proc
+        raise target.error(
+            f"{target.path.parent} cannot be made. Set PYCONV_HOME to another folder."
+        ) from error
     from .transfer import Transfer  # and requests with it, which a file in the cache does not need
 
     with _lock(target.path, settings.lock_wait) as alone:
