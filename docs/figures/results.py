@@ -1,10 +1,12 @@
-"""Draw figures/inference.png and figures/training.png from the summary in benchmark-tables.md.
+"""Draw what was measured: inference.png and training.png from the summary in benchmark-tables.md,
+and fashion_mnist.png from fashion_mnist.json, which benchmarks/fashion_mnist.py wrote.
 
 python docs/figures/results.py
 """
 
 from __future__ import annotations
 
+import json
 import re
 from statistics import mean
 
@@ -60,7 +62,28 @@ def chart(axes: Axes, network: int, rows: tuple[tuple[str, str], ...]) -> None:
     axes.tick_params(left=False, labelsize=9)
 
 
+def study() -> None:
+    """Top-1 after each epoch: of each seed, and the mean of a network."""
+    rows = json.loads((HERE.parent / "fashion_mnist.json").read_text("utf-8"))["rows"]
+    figure, axes = plt.subplots(figsize=(6, 3.2), dpi=160)
+    names = {"pyconvresnet_tiny": "pyramids", "resnet_tiny": "3x3 convolutions"}
+    for (name, label), colour in zip(names.items(), COLOURS[1::2], strict=True):
+        seeds = rows[name]["epochs_top1"]
+        epochs = range(1, len(seeds[0]) + 1)
+        for curve in seeds:
+            axes.plot(epochs, curve, color=colour, lw=0.8, alpha=0.45)
+        means = [mean(each) for each in zip(*seeds, strict=True)]
+        axes.plot(epochs, means, color=colour, lw=2, label=f"{label}: {means[-1]:.2f}")
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.set_ylabel("top-1, %", fontsize=9)
+    axes.tick_params(labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    save(figure, "fashion_mnist")
+
+
 def main() -> None:
+    study()
     for name, rows in BARS.items():
         figure, both = plt.subplots(
             1, 2, figsize=(9, 1.0 + 0.42 * len(rows) * 2.4), dpi=160, sharey=True, sharex=True
