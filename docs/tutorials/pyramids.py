@@ -11,6 +11,7 @@ each network sees is measured and drawn.
 # sphinx_gallery_thumbnail_number = 3
 
 import copy
+from collections import OrderedDict
 
 import matplotlib.pyplot as plt
 import torch
@@ -145,7 +146,12 @@ for axes, (name, picture) in zip(row, shown.items()):
 # deepest convolutions of both networks, side by side:
 
 figure = pyconv.viz.receptive_field(
-    plain, pyramids, stage="bottom", size=96, title="U-Nets after 120 steps"
+    plain,
+    pyramids,
+    stage="bottom",
+    size=96,
+    names=["3x3", "pyramids"],
+    title="U-Nets after 120 steps",
 )
 figure
 
@@ -197,8 +203,8 @@ for block in blocks:
     print(f"{parameters:,} parameters, {tuple(block(torch.randn(1, 64, 40, 40)).shape)}")
 
 figure = pyconv.viz.receptive_field(
-    *(nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), block) for block in blocks),
-    stage="1",
+    *(nn.Sequential(OrderedDict(stem=conv3x3(3, 64), block=block)) for block in blocks),
+    stage="block",
     size=48,
     names=["3x3", "pyramids"],
     title="untrained blocks",
