@@ -113,9 +113,13 @@ def main() -> None:
             for name, model in ROWS.items()
             for output in [args.output / f"{name}-{args.images}-{args.epochs}-{seed}"]
         ]
-    results = {}
-    for name, run in runs:
-        results.setdefault(name, []).append(run.result())
+        results = {}
+        try:
+            for name, run in runs:
+                results.setdefault(name, []).append(run.result())
+        except BaseException:  # at once, not after hours of other runs
+            at_once.shutdown(wait=False, cancel_futures=True)
+            raise
 
     study = {"images": args.images, "epochs": args.epochs, "torch": torch.__version__, "rows": {}}
     print(f"{'network':<20}{'parameters':>12}{'top-1 %: mean':>16}{'spread':>9}{'images/s':>11}")

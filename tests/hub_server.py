@@ -44,6 +44,9 @@ class _Handler(BaseHTTPRequestHandler):
         if (owner, name) == ("api", "models"):
             self._answer(200, {"id": "me/flowers", "sha": self._id()})
             return
+        if (owner, name) != ("me", "flowers"):
+            self._answer(404, {}, {"X-Error-Code": "RepoNotFound"})
+            return
         found = [commit[rest[-1]] for commit in self.commits if rest[-1] in commit]
         if not found:
             self._answer(404, {}, {"X-Error-Code": "EntryNotFound"})

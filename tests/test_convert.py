@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,9 +181,10 @@ def test_a_wrong_wish_is_refused_and_changes_nothing(
     assert type(model[1]) is nn.Conv2d
 
 
-def test_the_name_of_a_model_is_none() -> None:
-    with pytest.raises(TypeError, match=r"'resnet18' is none\. Build it first"):
-        convert("resnet18")  # type: ignore[arg-type]
+@pytest.mark.parametrize("model", ["resnet18", nn.Sequential, None])
+def test_what_is_no_module_is_refused(model: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes an nn\.Module, not .*Build the model first"):
+        convert(model)
 
 
 def test_a_convolution_alone_has_no_place_to_be_replaced_in() -> None:

@@ -210,13 +210,19 @@ def test_dilated_groups_learn_from_wide_maps(
     is_right(layer, x, BFLOAT16)
 
 
-def test_dilated_depthwise_levels_learn_from_wide_maps() -> None:
+@pytest.mark.parametrize("amx", [True, False])
+def test_dilated_depthwise_levels_learn_from_wide_maps(
+    amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "HAS_AMX", amx)
     x = torch.randn(2, 64, 29, 31).contiguous(memory_format=torch.channels_last)
     is_right(PyConv2d(64, 128, (3, 5), (64, 64), dilation=2), x, BFLOAT16)
     shape, geometry = (64, 1, 3, 3), Geometry(64, (1, 1), (2, 2), (2, 2))
     for learns in (True, False):
         told = onednn.miscomputed((29, 31), shape, geometry, BFLOAT16, "cpu", learns)
         assert told == learns
+    groups = geometry._replace(groups=16)
+    assert onednn.miscomputed((29, 31), (64, 4, 3, 3), groups, BFLOAT16, "cpu", True) == (not amx)
 
 
 def test_what_a_level_was_given_is_kept_on_the_detour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,8 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"convert() changes a model in place, and {model!r} is none. Build it first, such as "
-            "with pyconv.get_model(NAME)."
+            f"convert() takes an nn.Module, not {model!r}. Build the model first, such as "
+            "pyconv.get_model(NAME) or MyNet()."
         )
     if isinstance(model, nn.Conv2d):
         raise ValueError(

@@ -186,9 +186,9 @@ def miscomputed(
     - In bfloat16 with AVX-512, a kernel with a stride that has one position across the map: the
       gradient of the weight is whatever lay in memory, and some outputs are. So it is with volumes
       that are smaller than the kernel in any direction.
-    - In bfloat16 with AVX-512, the gradient of the weight of dilated groups over maps more than 28
-      pixels wide: with AMX of depthwise ones, without AMX of any number of inputs that is no
-      multiple of 16.
+    - In bfloat16 with AVX-512, the gradient of the weight of groups dilated along the height, over
+      maps more than 28 pixels wide: with AMX of depthwise ones that have an output for each input,
+      without AMX of any number of inputs that is no multiple of 16.
     - In bfloat16 with AVX-512, the gradient of the weight of more than 112 inputs per group, by a
       kernel padded with more rows than the map has, such as 5x5 on maps of one row.
     - In float32, a kernel with a stride along the depth of a volume no deeper than it is, with

@@ -225,7 +225,7 @@ USE = """
 import os
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from pyconv import pyconvresnet_tiny
 from pyconv.integrations import hub
 
@@ -238,6 +238,11 @@ for words in ("", "my own words"):
     HfApi(token="hf_x").upload_file(
         path_or_fileobj=b"my own words", path_in_repo="README.md", repo_id="me/flowers"
     )
+try:
+    hub.from_pretrained("me/others")
+except RepositoryNotFoundError as error:
+    told = str(error)
+assert "no folder me/others, and no repository of that name" in told, told
 os.environ["PYCONV_OFFLINE"] = "1"
 assert torch.equal(hub.from_pretrained("me/flowers")(x), model(x))  # from the cache
 try:

@@ -63,6 +63,11 @@ def test_the_error_of_a_missing_folder_names_the_file(tmp_path: Path) -> None:
     assert raised.value.filename == str(tmp_path / "nowhere/best.pth")
 
 
+def test_the_error_of_a_folder_in_its_place_names_it_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=f"directory: '{tmp_path}'$"), replacing(tmp_path):
+        pass
+
+
 def test_a_result_file_is_whole_or_not_there(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     write_json(file, {"images": 1})

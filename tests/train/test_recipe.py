@@ -127,6 +127,7 @@ def test_parts_make_up_the_batch_or_the_proposed_one_would(
         (dataclasses.replace(PAPER, batch_size=16, lr=0.05), None),  # someone's own choice
         (dataclasses.replace(FINETUNE, batch_size=64), "0.04"),
         (dataclasses.replace(PAPER, batch_size=64, lr=0.01), None),  # docs/training.md measures it
+        (dataclasses.replace(AUGMENT, batch_size=128, lr=0.01), None),  # nor of finetune
         (PAPER, None),
         (AUGMENT, None),
         (FINETUNE, None),

@@ -35,7 +35,11 @@ from ..weights.drive import is_offline
 
 try:
     from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
     from safetensors.torch import save
 except ImportError as _error:
     raise ImportError(
@@ -219,7 +223,12 @@ def from_pretrained(
     except LocalEntryNotFoundError as error:  # also for a folder whose name is misspelt
         why = "PYCONV_OFFLINE forbids its download." if is_offline() else str(error)
         raise LocalEntryNotFoundError(
-            f"There is no folder {folder}, and no repository of that name in the cache: {why}"
+            f"There is no folder {folder}, and its repository's files are not in the cache: {why}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise RepositoryNotFoundError(
+            f"There is no folder {folder}, and no repository of that name: {error}",
+            response=error.response,
         ) from error
     unknown = ", ".join(options.keys() - set(OPTIONS))
     if unknown:

@@ -60,9 +60,12 @@ def find_model(name: str) -> Registered:
     if not colon:
         if name not in REGISTRY:
             cure = nearest(name, REGISTRY)
-            if "." in name:  # no network of ours has one
-                own = ":".join(name.rsplit(".", 1))
-                cure = f" One of your own is given as module:name, such as {own!r}."
+            if "/" in name or name.endswith((".pt", ".pth", ".safetensors")):
+                cure = " A file is given as a checkpoint, not as a model."
+            elif "." in name and "_Weights." not in name:
+                cure = (
+                    f" A network of your own is given as module:name.{nearest(name, REGISTRY, '')}"
+                )
             raise ValueError(f"There is no network named {name!r}.{cure}")
         return REGISTRY[name]
     try:
@@ -177,9 +180,11 @@ def resolve_weights(
         return path
     if enum is None and text == "DEFAULT":
         get_model_weights(model)  # says which networks have published weights
-    over = REGISTRY.get(f"pyconvsegnet_{model}")  # over it as the backbone
-    if over is not None and over.weights is not None and text in over.weights.__members__:
-        raise ValueError(f"{text} are weights of {over.name}, not of {model}.")
+    over, under = f"pyconvsegnet_{model}", model.removeprefix("pyconvsegnet_")
+    for other, cure in ((over, ""), (under, " Give them as weights_backbone.")):
+        published = REGISTRY[other].weights if other in REGISTRY else None
+        if other != model and published is not None and text in set(published.__members__):
+            raise ValueError(f"{text} are weights of {other}, not of {model}.{cure}")
     have = f"those of {model} are {', '.join(names)}" if names else f"{model} has none"
     raise ValueError(
         f"weights={text!r} is neither a file nor the name of published weights; {have}."

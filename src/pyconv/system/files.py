@@ -99,6 +99,7 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None and error.filename in unknown:
             error.filename = str(path)
+            del error.filename2  # of a rename the same again
         raise
 
 

@@ -48,6 +48,8 @@ def _unknown(name: str, known: Collection[str]) -> str:
         packed = any(weights.value.model == name for enum in ENUMS for weights in enum)
         why = "its weights are in the package" if packed else "none were published"
         return f"There are no weights of {name!r} to download: {why}."
+    if name in {str(weights) for enum in ENUMS for weights in enum}:
+        return f"There is nothing to download for {name!r}: it is in the package."
     cure = nearest(name, known, otherwise="See 'pyconv-weights list'.")
     return f"There are no downloadable weights named {name!r}.{cure}"
 
