@@ -23,7 +23,7 @@ PAGES = [
     "migration", "ecosystem", "tools",
     "speed", "benchmarks", "benchmark-tables", "logbook", "pyramids", "faq", "search",
     "reference/index", "reference/networks", "reference/train", "reference/commands",
-    "reference/files", "reference/segmentation", "changelog", "contributing", "releasing",
+    "reference/files", "reference/segmentation", "changelog", "contributing", "adding", "releasing",
 ]
 # fmt: on
 # What is wider than the window and lies in no scroller of its own.

@@ -20,7 +20,7 @@ class Published:
 
     model: str  # the name of the network
     file_id: str | None  # on Google Drive; None for the sample, which comes with the package
-    # Bytes; for Drive computed for a bare state dict, the real file may differ a bit.
+    # Bytes; of files on Drive that of a bare state dict, the real file may differ a bit.
     file_size: int
     num_params: int
     gmacs: float  # 1e9 multiply-adds of convolutions and classifier for one image of `crop` pixels
