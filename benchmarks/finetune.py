@@ -73,6 +73,7 @@ def write(folder: Path, classes: dict[str, list[np.ndarray]]) -> Path:
 STEPS = dataclasses.replace(PAPER, epochs=20, milestones=(15,), batch_size=64)
 TRIED: dict[str, Recipe] = {
     "finetune": NAMED["finetune"],
+    "paper, for 20 epochs": dataclasses.replace(PAPER, epochs=20),
     "the rate of paper, 0.1, batches of 64": STEPS,
     "lr 0.01, batches of 64, a tenth from epoch 15 on": dataclasses.replace(STEPS, lr=0.01),
     "finetune with --min-scale 0.35": dataclasses.replace(NAMED["finetune"], min_scale=0.35),
@@ -91,6 +92,9 @@ def main() -> None:
     for name, recipe in TRIED.items():
         cells = []
         for which, classes in sets.items():
+            if 0.8 * sum(map(len, classes.values())) < recipe.batch_size:
+                cells.append("fewer images than a batch")
+                continue
             data = write(args.output / "images" / which, classes)
             found = []
             for seed in range(args.seeds):
