@@ -23,6 +23,9 @@ def only(pattern: str, text: str) -> str:
 def test_one_version_everywhere() -> None:
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     assert only(r"^version: (.+)$", citation) == pyconv.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    newest = re.findall(r"^## \[\d.+\] - (.+)$", changes, re.MULTILINE)[0]
+    assert only(r'^date-released: "(.+)"$', citation) == newest
 
 
 def test_what_is_imported_is_declared() -> None:
