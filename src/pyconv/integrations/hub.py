@@ -1,5 +1,7 @@
 """Hugging Face's Hub: a network as a folder of ``config.json`` and ``model.safetensors``.
 
+For example::
+
     from pyconv.integrations import hub
 
     hub.save_pretrained(model, "flowers", classes=["daisy", "rose"])

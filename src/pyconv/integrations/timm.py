@@ -1,5 +1,7 @@
 """timm: ``import pyconv.integrations.timm`` makes the networks known to ``timm.create_model``.
 
+For example::
+
     import timm, pyconv.integrations.timm
 
     timm.create_model("pyconvresnet50.augment_in1k", pretrained=True, num_classes=10)

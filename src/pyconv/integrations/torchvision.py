@@ -1,5 +1,7 @@
 """torchvision's detectors: a network of the zoo with a feature pyramid, in one call.
 
+For example::
+
     from torchvision.models.detection import FasterRCNN
     from pyconv.integrations.torchvision import fpn_backbone
 
