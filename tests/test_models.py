@@ -69,7 +69,7 @@ def test_get_model_is_the_factory() -> None:
         (lambda: get_model("pyconvresnt50"), "'pyconvresnt50'. Did you mean 'pyconvresnet50'"),
         (lambda: get_model("zzz"), "There is no network named 'zzz'. Known: resnet18, "),
         (lambda: get_model("nets.mine"), "own is given as module:name\\.$"),
-        (lambda: get_model("best.pt"), "A file is given as a checkpoint, not as a model"),
+        (lambda: get_model("best.pt"), "To load a file, use pyconv.load, or --checkpoint"),
         (lambda: get_model("pyconvresnet50.v1"), "module:name. Did you mean 'pyconvresnet50'"),
         (
             lambda: get_model("pyconvsegnet_pyconvresnet50", weights_backbone="ADE20K_V1"),

@@ -185,7 +185,7 @@ def miscomputed(
       but those of tiles two, four or eight pixels wide come to it.
     - In bfloat16 with AVX-512, a kernel with a stride that has one position across the map: the
       gradient of the weight is whatever lay in memory, and some outputs are. So it is with volumes
-      that are smaller than the kernel in any direction.
+      that have one such position, or are smaller than the kernel, in any direction.
     - In bfloat16 with AVX-512, the gradient of the weight of groups dilated along the height, over
       maps more than 28 pixels wide: with AMX of depthwise ones that have an output for each input,
       without AMX of any number of inputs that is no multiple of 16.

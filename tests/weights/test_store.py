@@ -397,7 +397,7 @@ def test_verify_with_nothing_cached(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["download", "pyconvsegnet_pyconvhgresnet50"], "none were published"),
         (["download", "pyconvresnet_tiny"], "its weights are in the package"),
-        (["download", "PyConvResNetTiny_Weights.FASHION_MNIST"], "it is in the package"),
+        (["download", "PyConvResNetTiny_Weights.FASHION_MNIST"], "its weights are in the package"),
         (["download"], "either names of weights or --all"),
         (["download", "--all", "resnet50"], "either names of weights or --all"),
         (["list", "--json", "/nowhere/x.json"], "no folder /nowhere to write x.json into"),

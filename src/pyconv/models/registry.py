@@ -59,14 +59,7 @@ def find_model(name: str) -> Registered:
     module, colon, plain = name.rpartition(":")
     if not colon:
         if name not in REGISTRY:
-            cure = nearest(name, REGISTRY)
-            if "/" in name or name.endswith((".pt", ".pth", ".safetensors")):
-                cure = " A file is given as a checkpoint, not as a model."
-            elif "." in name and "_Weights." not in name:
-                cure = (
-                    f" A network of your own is given as module:name.{nearest(name, REGISTRY, '')}"
-                )
-            raise ValueError(f"There is no network named {name!r}.{cure}")
+            raise ValueError(f"There is no network named {name!r}.{_instead(name)}")
         return REGISTRY[name]
     try:
         own = getattr(importlib.import_module(module), plain, None)
@@ -85,6 +78,15 @@ def find_model(name: str) -> Registered:
             "network of that name in the module with pyconv.register_model."
         )
     return Registered(plain, own)
+
+
+def _instead(name: str) -> str:
+    """What to give in place of a name that no network has."""
+    if "/" in name or name.endswith((".pt", ".pth", ".safetensors")):
+        return " To load a file, use pyconv.load, or --checkpoint (pyconv-train: --weights)."
+    if "." in name and "_Weights." not in name:
+        return f" A network of your own is given as module:name.{nearest(name, REGISTRY, '')}"
+    return nearest(name, REGISTRY)
 
 
 def find_classifier(name: str) -> Registered:
@@ -180,11 +182,10 @@ def resolve_weights(
         return path
     if enum is None and text == "DEFAULT":
         get_model_weights(model)  # says which networks have published weights
-    over, under = f"pyconvsegnet_{model}", model.removeprefix("pyconvsegnet_")
-    for other, cure in ((over, ""), (under, " Give them as weights_backbone.")):
+    for other in (f"pyconvsegnet_{model}", model.removeprefix("pyconvsegnet_")):
         published = REGISTRY[other].weights if other in REGISTRY else None
-        if other != model and published is not None and text in set(published.__members__):
-            raise ValueError(f"{text} are weights of {other}, not of {model}.{cure}")
+        if published is not None and text in published.__members__:
+            return resolve_weights(model, False, published[text])  # it says whose they are
     have = f"those of {model} are {', '.join(names)}" if names else f"{model} has none"
     raise ValueError(
         f"weights={text!r} is neither a file nor the name of published weights; {have}."

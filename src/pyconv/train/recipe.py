@@ -234,8 +234,8 @@ def smaller_part(recipe: Recipe, processes: int, accumulate: int) -> str:
 def rate_advice(recipe: Recipe) -> str | None:
     """What to say of a learning rate that is left as published for batches of another size."""
     for published in RECIPES.values():
-        same = (recipe.schedule, recipe.epochs) == (FINETUNE.schedule, FINETUNE.epochs)
-        if published == FINETUNE and not same:
+        own = (recipe.schedule, recipe.epochs) != (FINETUNE.schedule, FINETUNE.epochs)
+        if published == FINETUNE and own:
             continue  # 0.01 is a usual rate of one's own too, and right for more images per step
         share = recipe.batch_size / published.batch_size
         if recipe.lr == published.lr and not 1 / FAR_OFF < share < FAR_OFF:

@@ -44,12 +44,11 @@ def find_weights(names: Sequence[str]) -> list[WeightsEnum]:
 
 def _unknown(name: str, known: Collection[str]) -> str:
     """Why nothing can be downloaded under a name."""
+    packed = [weights for enum in ENUMS for weights in enum if weights.file_id is None]
+    if name in {given for weights in packed for given in (weights.value.model, str(weights))}:
+        return f"There is nothing to download for {name!r}: its weights are in the package."
     if name.removeprefix("pyconvsegnet_") in ARCHITECTURES:
-        packed = any(weights.value.model == name for enum in ENUMS for weights in enum)
-        why = "its weights are in the package" if packed else "none were published"
-        return f"There are no weights of {name!r} to download: {why}."
-    if name in {str(weights) for enum in ENUMS for weights in enum}:
-        return f"There is nothing to download for {name!r}: it is in the package."
+        return f"There are no weights of {name!r} to download: none were published."
     cure = nearest(name, known, otherwise="See 'pyconv-weights list'.")
     return f"There are no downloadable weights named {name!r}.{cure}"
 
