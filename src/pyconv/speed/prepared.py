@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from ..onednn import Conv, Geometry, conv, geometry_of
+from ..system.processor import is_exporting
 from .algorithms import Algorithm, apply, prepare
 from .direct import direct
 from .guard import is_open, is_recorded, is_transformed, runs_kernels
@@ -171,7 +172,8 @@ def _compiled(module: nn.Module, convert: Convert) -> Callable[..., Any]:
 
         # Tracing has to see them as well: as options of torch.compile they do not take effect.
         with torch.no_grad(), config.patch(freezing=freezes, cpp_wrapper=on_cpu):
-            return compiled(*convert.all(inputs), **convert.all(options))
+            compute = own if is_exporting() else compiled  # PyTorch 2.10 exports no compiled one
+            return compute(*convert.all(inputs), **convert.all(options))
 
     return call
 

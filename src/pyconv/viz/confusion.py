@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -208,8 +208,8 @@ def _draw(axes: Axes, counts: Tensor, words: Sequence[str]) -> None:
     axes.set_ylabel("true class", color=INK)
     if count <= WORDS:
         size = 10 if count <= NUMBERS else 8
-        axes.set_xticks(range(count), words, rotation=45, ha="right", fontsize=size)
-        axes.tick_params(axis="x", rotation_mode="anchor")
+        slanted: dict[str, Any] = {"rotation": 45, "rotation_mode": "anchor", "ha": "right"}
+        axes.set_xticks(range(count), words, fontsize=size, **slanted)
         axes.set_yticks(range(count), words, fontsize=size)
     if count <= NUMBERS:
         for row, column in counts.nonzero().tolist():
