@@ -314,6 +314,34 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path: Path) -> None:
     assert told.startswith("1 folder is left out, leading back to a folder above")
 
 
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg")
+    (tmp_path / "a/x").symlink_to("../b")
+    (tmp_path / "b/y").symlink_to("../a")
+    (tmp_path / "c/me.jpg").symlink_to("me.jpg")
+    (tmp_path / "c/gone.jpg").symlink_to("nothing.jpg")
+    (tmp_path / "c/.me").symlink_to(".me")
+    images = find_images(tmp_path)
+    assert {path.parent.name for path, _ in images.samples} == {"a", "b", "c", "x", "y"}
+    assert len(images.samples) == 5  # b by a, and a by b
+    assert [line.partition(": ")[0] for line in images.left_out if "nowhere" in line] == [
+        "1 file is left out, a link that leads nowhere",
+        "2 .jpg files are left out, a link that leads nowhere; the first is "
+        + str(tmp_path / "c/gone.jpg"),
+    ]
+
+
+@pytest.mark.parametrize("folders", [("0", "1", "2"), ("0", "1"), ("2", "4")])
+def test_folders_are_names_where_the_model_has_numbers_for_names(
+    folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    touch(tmp_path, *(f"{folder}/1.jpg" for folder in folders))
+    with pytest.raises(ValueError, match=r"'[04]', which .* classes are called 1, 2, 3"):
+        find_images(tmp_path, ["1", "2", "3"])
+    by_position = find_images(tmp_path, [*"abcde"])
+    assert [label for _, label in by_position.samples] == [int(folder) for folder in folders]
+
+
 def test_no_images_but_others_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.heic", "b/2.heic")
     with pytest.raises(ValueError, match=r"no images in the folders of .* 2 \.heic files are left"):

@@ -37,6 +37,9 @@ BY_NAME = {
     "the index of pandas": (
         ",image,label\n0,1.jpg,golden retriever\n1,2.jpg,great white shark\n2,3.jpg,tench\n"
     ),
+    "a frame without names": (
+        ",0,1\n0,1.jpg,golden retriever\n1,2.jpg,great white shark\n2,3.jpg,tench\n"
+    ),
     "the label first": "label,file\ngolden retriever,1.jpg\ngreat white shark,2.jpg\ntench,3.jpg\n",
     "more columns": (
         "file,split,label,width\n1.jpg,val,golden retriever,10\n2.jpg,val,great white shark,11\n"
@@ -60,6 +63,9 @@ BY_NUMBER = {
     "commas and blanks": ("a b.jpg , 3\nsub/4.jpg , 4\n", {"a b.jpg": "3", "sub/4.jpg": "4"}),
     "a mark in front": ("\ufeffimage,label\n1.jpg,3\n2.jpg,4\n", {"1.jpg": "3", "2.jpg": "4"}),
     "one line": ("1.jpg,3\n", {"1.jpg": "3"}),
+    "a frame without names": (",0,1\n0,1.jpg,3\n1,2.jpg,4\n", {"1.jpg": "3", "2.jpg": "4"}),
+    "quotes and blanks": ('"1.jpg" , 3\n"a b.jpg" , 4\n', {"1.jpg": "3", "a b.jpg": "4"}),
+    "comments": ("# my list\n# image label\n1.jpg 3\n2.jpg 4\n", {"1.jpg": "3", "2.jpg": "4"}),
 }
 
 
@@ -84,9 +90,24 @@ def test_absolute_paths_are_taken(root: Path, tmp_path_factory: pytest.TempPathF
 
 
 def test_names_and_numbers_of_classes_are_not_mixed_up(root: Path) -> None:
-    """Where classes are called by numbers, a label is a name if all are, else a position."""
+    """Where classes are called by numbers, a label is a name, as pandas writes it too."""
     assert read(root, "1.jpg,01\n2.jpg,02\n", ["01", "02", "03"]) == {"1.jpg": "01", "2.jpg": "02"}
-    assert read(root, "1.jpg,0\n2.jpg,1\n", ["1", "2", "3"]) == {"1.jpg": "1", "2.jpg": "2"}
+    for one, two in (("1", "2"), ("1.0", "2.0")):
+        found = read(root, f"1.jpg,{one}\n2.jpg,{two}\n", ["1", "2", "3"])
+        assert found == {"1.jpg": "1", "2.jpg": "2"}
+    with pytest.raises(ValueError, match=r"of '0', which .* Its classes are called 1, 2, 3\.$"):
+        read(root, "1.jpg,0\n2.jpg,1\n", ["1", "2", "3"])
+
+
+def test_an_image_that_is_named_twice_counts_once(root: Path) -> None:
+    text = "1.jpg 3\n./1.jpg 3\n2.jpg 4\n"
+    assert read(root, text, 10) == {"1.jpg": "3", "2.jpg": "4"}
+    told = find_images(root, 10, labels=root / "list.txt").left_out
+    assert "1 .jpg file is left out, named again in list.txt: " in told[0]
+    with pytest.raises(
+        ValueError, match=r"1\.jpg twice, with the labels '3' and '4'\. Keep one line"
+    ):
+        read(root, "1.jpg 3\n2.jpg 4\n1.jpg 4\n", 10)
 
 
 def test_what_a_list_names_in_vain_is_told(root: Path) -> None:
@@ -111,6 +132,9 @@ FAULTS: dict[str, tuple[str | bytes, list[str] | int, str]] = {
     "many columns": ("1.jpg,a,b\n2.jpg,c,d\n", NAMES, "has 3 columns.*Keep two"),
     "bytes of value 0": ("1.jpg 1\n".encode("utf-16-le"), 10, "is no text in UTF-8"),
     "Latin-1": ("1.jpg,caf\xe9\n".encode("latin-1"), NAMES, "is no text in UTF-8.*Save it"),
+    "a number beyond all": ("1.jpg,1700000000\n2.jpg,3\n", 10, "'1700000000' is no position"),
+    "numbers beyond all": ("1.jpg,99999999999999999999\n", 10, "gives their positions"),
+    "JSON": ('{"1.jpg": 3, "2.jpg": 4}\n', 10, "Line 1 of .* does not have the 2 columns"),
     "a header alone": ("image,label\n", NAMES, "names no image that is there: image"),
 }
 

@@ -7,6 +7,7 @@ follows from their rows, which tests/weights compares with the README of the aut
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import failing
 import photos
 import published_sets
 import pytest
@@ -131,6 +133,36 @@ def test_a_set_that_is_damaged_costs_no_other(
     assert f"Failed: {V2}: " in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is Linux's")
+def test_a_file_that_cannot_be_written_ends_no_run(
+    data: Path, counts: dict[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "t.md"
+    command = [str(data), "--published", "--model", "small", "--json", "/dev/full"]
+    assert main([*command, "--csv", "/dev/full", "--markdown", str(table)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == table.read_text("utf-8")
+    assert len([line for line in captured.out.splitlines() if f"| {V1} " in line]) == 2
+    assert captured.err.count("/dev/full could not be written: No space left") == 3  # rows of two
+
+
+def test_a_set_that_the_system_does_not_read_costs_no_other(
+    data: Path, counts: dict[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    V2.path.write_bytes(V1.path.read_bytes())
+    V3.path.write_bytes(V1.path.read_bytes())
+    command = run(data, "--published", "--model", "sm*l")
+    done = subprocess.run(
+        command, env=failing.refusing(V2.path.name, errno.EIO) | environment(),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"Failed: {V2}: " in done.stdout and "Input/output error" in done.stdout
+    assert [line.split()[1] for line in done.stdout.splitlines() if "| 28 " in line] == [
+        str(V1), str(V3),
+    ]  # fmt: skip
+
+
 def run(*arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "tests/published_sets.py"), *map(str, arguments)]
 
@@ -143,8 +175,12 @@ def environment() -> dict[str, str]:
 def test_processes_count_as_one_and_ctrl_c_leaves_what_is_done(
     data: Path, counts: dict[int, int], tmp_path: Path
 ) -> None:
-    """The first crop is done, the second is interrupted: names that repeat make it long."""
-    lines = [f"{photo.name} {photo.label}" for photo in IMAGES] * 40
+    """The first crop is done, the second is interrupted: copies make it long."""
+    lines = []
+    for photo in IMAGES:
+        for number in range(40):
+            (data / f"{number}-{photo.name}").symlink_to(photo.name)
+            lines.append(f"{number}-{photo.name} {photo.label}")
     (tmp_path / "long.txt").write_text("\n".join(lines))
     out = tmp_path / "r.json"
     command = run(

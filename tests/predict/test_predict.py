@@ -133,6 +133,16 @@ def test_the_sample_shows_real_words_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is Linux's")
+def test_answers_are_printed_where_the_file_is_not_written(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(folder / "a.jpg"), "--model", TINY, "--json", "/dev/full"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith(str(folder / "a.jpg"))
+    assert "/dev/full could not be written: No space left" in captured.err
+
+
 def test_folders_are_answered_whole_and_what_is_left_out_is_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

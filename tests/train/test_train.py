@@ -382,6 +382,15 @@ def test_one_folder_of_classes_is_enough(
     assert go(data, output, recipe).finished  # and the run knows its images
 
 
+def test_a_name_that_is_no_utf8_is_held_out_like_others(tree: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(tree / "train", tmp_path / "data")
+    for image in (data / "class0").iterdir():
+        image.rename(os.fsdecode(os.fsencode(image.with_suffix("")) + b"\xe9.png"))
+    recipe = dataclasses.replace(RECIPE, epochs=1, milestones=(), val_fraction=0.25)
+    assert go(data, tmp_path / "run", recipe).finished
+    assert b"\xe9.png,class0\n" in (tmp_path / "run/val.csv").read_bytes()
+
+
 def test_a_run_made_longer_ends_as_if_begun_so(
     tree: Path, tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,6 +424,12 @@ def test_bad_input_is_one_clear_line(
     error = refuse(capsys, tree, output, *small, "--json", tmp_path / "none" / "result.json")
     assert f"no folder {tmp_path / 'none'}" in error
     assert "it is a folder" in refuse(capsys, tree, output, *small, "--json", tmp_path)
+    for inside in ("train/run", "val/class0/run"):
+        assert "each folder is a class of images. Give a folder" in refuse(
+            capsys, tree, tree / inside, *small
+        )
+    flat = (tree / "train", tree / "train/run", *small, "--val-fraction", 0.2)
+    assert "each folder is a class of images. Give a folder" in refuse(capsys, *flat)
     (tmp_path / "file").touch()
     assert "cannot be made a folder" in refuse(capsys, tree, tmp_path / "file", *small)
     error = refuse(capsys, tree, output, *small, "--resume", tmp_path / "gone.pt")
@@ -511,6 +526,11 @@ def test_a_run_that_the_system_does_not_show_is_not_overwritten(tree: Path, tmp_
     (tmp_path / "last.pt").symlink_to("last.pt")
     with pytest.raises(OSError, match=r"last\.pt cannot be read: Too many levels of symbolic"):
         go(tree, tmp_path)
+    (tmp_path / "last.pt").unlink()
+    (tmp_path / "last.pt").symlink_to("disk/that/is/gone/last.pt")
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*last\.pt"):
+        go(tree, tmp_path)
+    assert (tmp_path / "last.pt").is_symlink()
 
 
 def test_two_runs_never_write_into_one_folder(

@@ -231,6 +231,34 @@ def test_images_are_held_out_only_where_none_are_to_validate_on(tmp_path: Path) 
         find_splits(tree / "train")
 
 
+SPLITS = {
+    "as asked": (("train", "val"), r"no folder .*none/train\. Give the folder that holds train"),
+    "val alone": (("val",), r"Instead, name the folder of the training images .*data/train\."),
+    "longer": (("training", "validation"), r"Instead, rename .*/validation to val, and name .*"),
+    "capitals": (("Train", "Val"), r"Instead, rename .*/Val to val, and name .*/train\."),
+    "deeper": (("Data/CLS-LOC/train", "Data/CLS-LOC/val"), r"Give .*/Data/CLS-LOC, which holds"),
+}
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_no_cure_sends_to_what_another_refuses(kind: str, tmp_path: Path) -> None:
+    """Where there are images to validate on, none are held out of them in silence."""
+    folders, message = SPLITS[kind]
+    data, images = tmp_path / "data", make_tree(tmp_path / "t", classes=2, train=2, val=1)
+    for folder in folders:
+        shutil.copytree(images / "train", data / folder)
+    place = data if kind != "as asked" else tmp_path / "none"
+    place.mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match=message) as plain:
+        find_splits(place)
+    assert ("--val-fraction" in str(plain.value)) == (kind == "as asked")
+    with pytest.raises(
+        ValueError, match=r"a folder .* to validate on\. Leave --val-fraction out, or"
+    ):
+        find_splits(data, 0.5)
+    assert len(find_splits(data / folders[0], 0.5).train) == 2
+
+
 ORPHAN = """
 import os, signal, sys, time
 from pathlib import Path

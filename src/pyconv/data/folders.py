@@ -25,7 +25,7 @@ from .listing import NO_IMAGE, LeftOut, describe, entries, files_below, is_image
 from .lists import Row, read_list
 from .numbering import Found, number
 
-__all__ = ["ImageList", "find_images"]
+__all__ = ["ImageList", "find_images", "val_folders"]
 
 VAL_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val")
 VAL_NAMES = {"val", "valid", "validation"}  # in letters of any case
@@ -37,7 +37,7 @@ SYNSET = re.compile(r"n\d{8}", re.ASCII)
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})", re.ASCII)
 SYNSET_AT_END = re.compile(r".+_(n\d{8})", re.ASCII)
 TAR_END = bytes(512)
-WHOLE = re.compile(r"(\d+)(\.0*)?", re.ASCII)  # 3, or 3.0 as pandas writes it
+WHOLE = re.compile(r"0*(\d{1,6})(\.0*)?", re.ASCII)  # 3, or 3.0 as pandas writes it
 NEGATIVE = re.compile(r"-\d+(\.0*)?", re.ASCII)
 
 
@@ -177,16 +177,22 @@ def _descend(root: Path, left_out: LeftOut) -> Path:
     """The folder that holds the validation images: ``root``, or the well-known one inside."""
     if not root.is_dir():
         raise ValueError(f"There is no folder {root}. Give the folder that holds the images.")
-    inside = sorted(root.iterdir())
-    if any(SYNSET.fullmatch(path.name) for path in inside):
-        return root
-    places = [root / name for name in VAL_FOLDERS if (root / name).is_dir()]
-    places += [path for path in inside if _is_val(path) and not any(map(path.samefile, places))]
+    places = val_folders(root)
     if not places:
         return root
-    others = [*places[1:], *(path for path in inside if path.name.casefold() == "test")]
+    others = [*places[1:], *(path for path in root.iterdir() if path.name.casefold() == "test")]
     left_out[f"beside {places[0].name}, which holds the images"] = others
     return places[0]
+
+
+def val_folders(root: Path) -> list[Path]:
+    """The folders in ``root`` that are known to hold validation images, the likeliest first."""
+    inside = sorted(root.iterdir())
+    if any(SYNSET.fullmatch(path.name) for path in inside):
+        return []
+    places = [root / name for name in VAL_FOLDERS if (root / name).is_dir()]
+    places += [path for path in inside if _is_val(path) and not any(map(path.samefile, places))]
+    return places
 
 
 def _is_val(path: Path) -> bool:
@@ -262,7 +268,7 @@ def _from_list(root: Path, path: Path, known: Collection[str]) -> Found:
 
     rows = read_list(path, lambda name: file_of(name) is not None)
     found = [(file_of(row.name), row) for row in rows]
-    samples = [(file, row.label) for file, row in found if file is not None]
+    samples = _once([(file, row.label) for file, row in found if file is not None], path, left_out)
     missing = tuple(row.name for file, row in found if file is None)
     if not samples:
         first = f": {missing[0]} is not in {place}" if missing else ""
@@ -272,17 +278,39 @@ def _from_list(root: Path, path: Path, known: Collection[str]) -> Found:
     labels = {row.label for row in rows}
     numbers = {label: str(int(each[1])) for label in labels if (each := WHOLE.fullmatch(label))}
     others = sorted(labels - numbers.keys())
-    by_name = labels <= {*known} or len(others) == len(labels)
+    # What a model calls its classes is a name, be it a number: 1 is not the second one then.
+    named = labels <= {*known} or any(map(str.isdecimal, known))
+    by_name = named or len(others) == len(labels)
     if "" in labels or (others and (not by_name or any(map(NEGATIVE.fullmatch, others)))):
         raise ValueError(
             f"The labels in {path} are neither all positions nor all names: {others[0]!r} is "
             "no position. Leave out the images without a label."
         )
     if by_name:
-        return Found(samples, tuple(labels), source, left_out, missing, is_list=True)
+        called = {each: each if each in known else numbers.get(each, each) for each in labels}
+        samples = [(file, called[label]) for file, label in samples]
+        return Found(samples, tuple(called.values()), source, left_out, missing, is_list=True)
     samples = [(file, numbers[label]) for file, label in samples]
     names = tuple(str(position) for position in range(max(map(int, numbers.values())) + 1))
     return Found(samples, names, source, left_out, missing, is_list=True, numbered=True)
+
+
+def _once(
+    samples: Sequence[tuple[Path, str]], path: Path, left_out: LeftOut
+) -> list[tuple[Path, str]]:
+    """The samples without those that the list names again, by the same label."""
+    first: dict[str, tuple[Path, str]] = {}
+    again = left_out.setdefault(f"named again in {path.name}", [])
+    for file, label in samples:
+        before = first.setdefault(os.path.normpath(file), (file, label))
+        if before[1] != label:
+            raise ValueError(
+                f"{path} names {file} twice, with the labels {before[1]!r} and {label!r}. Keep "
+                "one line for each image."
+            )
+        if before[0] is not file:
+            again.append(file)
+    return list(first.values())
 
 
 def _unlisted(place: Path, rows: Sequence[Row], files: Sequence[Path]) -> list[Path]:

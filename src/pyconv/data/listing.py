@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from .decoding import image_suffixes
@@ -39,28 +40,45 @@ def _is_hidden(name: str) -> bool:
 def entries(place: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
     """The folders and the files of a folder, sorted, without what systems leave behind.
 
-    Hidden folders and images are added to ``left_out``; nobody looks into these folders.
+    Hidden folders and images, and links that lead nowhere, are added to ``left_out``.
     """
     folders: list[Path] = []
     files: list[Path] = []
     with os.scandir(place) as found:
         for entry in sorted(found, key=lambda entry: entry.name):
             path = place / entry.name
-            if not is_litter(entry.name):
+            if _leads_nowhere(entry):
+                left_out.setdefault("a link that leads nowhere", []).append(path)
+            elif not is_litter(entry.name):
                 (folders if entry.is_dir() else files).append(path)
             elif _is_hidden(entry.name) and (entry.is_dir() or is_image(path)):
                 left_out.setdefault(HIDDEN, []).append(path)
     return folders, files
 
 
-def files_below(place: Path, left_out: LeftOut) -> list[Path]:
-    """The files in a folder and in those inside, sorted, without what systems leave behind."""
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to nothing, or to itself."""
+    if not entry.is_symlink():
+        return False
+    try:
+        entry.stat()
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return False
+
+
+def files_below(place: Path, left_out: LeftOut, above: Sequence[Path] = ()) -> list[Path]:
+    """The files in a folder and in those inside, sorted, without what systems leave behind.
+
+    ``above`` are the folders on the way to it, links resolved.
+    """
+    above = [*above, place.resolve()]
     folders, files = entries(place, left_out)
     for folder in folders:
-        if folder.is_symlink() and place.resolve().is_relative_to(folder.resolve()):
+        if folder.is_symlink() and any(o.is_relative_to(folder.resolve()) for o in above):
             left_out.setdefault("leading back to a folder above", []).append(folder)
         else:
-            files += files_below(folder, left_out)
+            files += files_below(folder, left_out, above)
     return files
 
 

@@ -18,6 +18,7 @@ BLANKS = re.compile(r"\s+")
 MARKS = "\t,;"  # between columns; else blanks
 TRIED = 50  # rows whose images are looked for, to choose the mark between columns
 LABEL_WORDS = {"label", "labels", "class", "class_name", "classname", "target", "category"}
+COMMENT = re.compile(r"#\s")  # as numpy.savetxt writes its header
 NUMBER = re.compile(r"-?\d+(\.\d*)?", re.ASCII)
 
 
@@ -46,7 +47,7 @@ def read_list(path: Path, is_there: Callable[[str], bool]) -> list[Row]:
     lines = {
         number: line.strip("\r\n")
         for number, line in enumerate(io.StringIO(text, newline=None), 1)
-        if line.strip()
+        if line.strip() and not COMMENT.match(line)
     }
     mark = _mark(list(lines.values()), is_there)
     if mark is None:
@@ -84,6 +85,7 @@ def _mark(lines: Sequence[str], is_there: Callable[[str], bool]) -> str | None:
 
 def _cells(line: str, mark: str) -> list[str]:
     """The cells of a row; one whose quotes are wrong is no row."""
+    line = re.sub(f'" +(?={mark})', '"', line)
     try:
         (row,) = csv.reader([line], delimiter=mark, skipinitialspace=True, strict=True)
     except csv.Error:
@@ -116,14 +118,16 @@ def _by_columns(
     table = [_cells(line, mark) for line in lines.values()]
     width = max(map(len, table))
     for number, row in zip(lines, table, strict=True):
-        if len(row) != width:
+        if len(row) != width or not row:
             raise ValueError(
-                f"Line {number} of {path} does not have the {width} columns of other lines: "
-                f"{lines[number]!r}. Put what contains {mark!r} into quotes, and close them."
+                f"Line {number} of {path} does not have the {max(width, 2)} columns of other "
+                f"lines: {lines[number]!r}. Put what contains {mark!r} into quotes, and close them."
             )
     body = table[1:] or table
     columns = [n for n in range(width) if any(row[n] for row in table)]
     if len(columns) > 2 and _is_index([row[columns[0]] for row in body]):
+        if not table[0][columns[0]]:  # above an index, pandas writes the names of the columns
+            table = body
         del columns[0]
 
     def names(column: int) -> int:

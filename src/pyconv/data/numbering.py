@@ -49,16 +49,15 @@ def number(
     names = {name for _, name in found.samples}
     positions = {name: position for position, name in enumerate(classes)}
     # All by name or all by number: a class may be called "1" and not be at that position.
-    if found.numbered or not names <= positions.keys():
-        numbers = {name: int(name) for name in names if name.isdecimal()}
-        unknown = sorted(name for name in names if numbers.get(name, len(classes)) >= len(classes))
-        if unknown:
-            unknown = [name for name in unknown if name not in positions] or unknown
-            raise ValueError(
-                f"{root} holds images of {unknown[0]!r}, which the model does not know."
-                + _meant(unknown[0], classes)
-            )
-        positions |= numbers
+    named = not names.isdisjoint(classes) or any(map(str.isdecimal, classes))
+    if found.numbered or not named:
+        positions = {name: int(name) for name in names if name.isdecimal()}
+        positions = {name: n for name, n in positions.items() if n < len(classes)}
+    if unknown := sorted(names - positions.keys()):
+        raise ValueError(
+            f"{root} holds images of {unknown[0]!r}, which the model does not know."
+            + _meant(unknown[0], classes)
+        )
     return classes, positions
 
 
@@ -72,7 +71,10 @@ def _cure(found: Found, wanted: int) -> str:
 
 def _meant(name: str, classes: Sequence[str]) -> str:
     meant = nearest(name, classes)
-    return "" if meant is None else f" Did you mean {meant!r}?"
+    if meant is None:
+        more = f" and {len(classes) - 3:,} more" if len(classes) > 3 else ""
+        return f" Its classes are called {', '.join(classes[:3])}{more}."
+    return f" Did you mean {meant!r}?"
 
 
 def _classes(found: Found, wanted: Sequence[str] | int | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..system.files import expanded, require_writable, write_result
 from ..system.launch import launch, process_count
 from ..system.processes import SharedError, World, joined
 from ..system.signals import noting
-from ..weights import CheckpointError, DownloadError
+from ..weights import CheckpointError
 from ..weights.rows import provenance
 from . import published, report
 from .evaluation import Metrics, evaluate
@@ -212,30 +212,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write(job: Job, result: dict[str, Any], metrics: Metrics, args: argparse.Namespace) -> None:
-    """Write and print the result; one place where that fails costs none of the others theirs."""
+    """Write and print the result."""
 
     def predictions(path: Path) -> None:
         samples, classes = job.images.samples, job.images.classes
         write_result(path, report.predictions_csv(samples, metrics.predictions, classes))
 
-    outputs: list[tuple[Path | None, Callable[[Path], None]]] = [
-        (args.json, lambda path: write_result(path, result)),
-        (args.csv, lambda path: report.append_csv(path, result)),
-        (args.predictions, predictions),
-        (Path("stdout"), lambda _: commands.say(report.table(result))),  # last: files stay
-    ]
-    failures = []
-    for path, write in outputs:
-        try:
-            if path is not None:
-                write(path)
-        except (OSError, ValueError) as error:  # a letter that an encoding does not know is one
-            reason = getattr(error, "strerror", None) or error
-            failures.append(f"{path} could not be written: {reason}")
-    if (advice := report.hint(result)) is not None:
-        sys.stderr.write(f"{advice}\n")
-    if failures:
-        raise OSError("; ".join(failures))
+    try:
+        commands.deliver(
+            report.table(result),
+            (args.json, lambda path: write_result(path, result)),
+            (args.csv, lambda path: report.append_csv(path, result)),
+            (args.predictions, predictions),
+        )
+    finally:
+        if (advice := report.hint(result)) is not None:
+            sys.stderr.write(f"{advice}\n")
 
 
 def _announce(job: Job) -> None:
@@ -309,14 +301,21 @@ def _evaluate_published(args: argparse.Namespace, world: World) -> int:
     todo = world.on_first(lambda: published.plan(args.model))
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
+    rows_lost: list[str] = []  # of --csv
 
-    def write(partial: bool) -> dict[str, Any]:
+    def written(partial: bool) -> tuple[str, list[str]]:
+        """The table, and what could not be written."""
         found = published.report(str(args.data), results, todo, failed, partial)
-        if args.json is not None:
-            write_result(args.json, found)
-        if args.markdown is not None:
-            write_result(args.markdown, published.table(found) + "\n")
-        return found
+        table = published.table(found)
+        return table, commands.unwritten(
+            (args.json, lambda path: write_result(path, found)),
+            (args.markdown, lambda path: write_result(path, table + "\n")),
+        )
+
+    def add_row() -> None:
+        rows_lost.extend(
+            commands.unwritten((args.csv, lambda path: report.append_csv(path, results[-1])))
+        )
 
     partial = False
     try:
@@ -324,9 +323,9 @@ def _evaluate_published(args: argparse.Namespace, world: World) -> int:
             own = argparse.Namespace(**vars(args) | {"model": None, "weights": name, "crop": crop})
             try:
                 job, options = world.on_all(functools.partial(decide, own, world))
-            except (CheckpointError, DownloadError, SharedError) as error:
+            except (CheckpointError, OSError, SharedError) as error:
                 reason = error.__cause__ if isinstance(error, SharedError) else error
-                if not isinstance(reason, (CheckpointError, DownloadError)):
+                if not isinstance(reason, (CheckpointError, OSError)):  # DownloadError is one
                     raise
                 failed[name] = str(reason)
                 continue
@@ -338,9 +337,8 @@ def _evaluate_published(args: argparse.Namespace, world: World) -> int:
             metrics = _count(job, options, own, world)
             results.append(_result(job, options, metrics, own, world))
             partial = metrics.partial
-            world.on_first(lambda: write(True))
-            if args.csv is not None:
-                world.on_first(lambda: report.append_csv(args.csv, results[-1]))
+            world.on_first(lambda: written(True))  # what cannot be, is tried again at the end
+            world.on_first(add_row)
             if partial:
                 break
     except KeyboardInterrupt:
@@ -348,7 +346,10 @@ def _evaluate_published(args: argparse.Namespace, world: World) -> int:
             raise
         partial = True
     if world.first:
-        commands.say(published.table(write(partial)))
+        table, lost = written(partial)
+        commands.say(table)
+        if rows_lost or lost:
+            raise OSError("; ".join(rows_lost + lost))
     if partial:
         return commands.INTERRUPTED
     broken = failed or any(result["system_errors"] for result in results)

@@ -165,7 +165,7 @@ def check_csv(path: Path) -> None:
         ValueError: if the file has other columns.
     """
     if path.exists() and path.stat().st_size:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             if tuple(next(csv.reader(file), ())) != COLUMNS:
                 raise ValueError(
                     f"{path} has other columns than this version writes. Give a new file."

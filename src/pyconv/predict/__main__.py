@@ -228,10 +228,10 @@ def _predict(args: argparse.Namespace) -> int:
         words = f"None of the {len(photos):,} photographs could be read; " if many else ""
         raise (OSError if first.system else ValueError)(words + first.text)
     result = _result(opened, photos, left_out, pixels, answers, devices.describe(device))
-    if args.json is not None:  # before printing, which can fail
-        write_result(args.json, result)
-    commands.say(table(result))
-    _report(answers.faults, len(photos), answers)
+    try:
+        commands.deliver(table(result), (args.json, lambda path: write_result(path, result)))
+    finally:
+        _report(answers.faults, len(photos), answers)
     if answers.partial:
         return commands.INTERRUPTED
     return commands.FAILED if answers.faults else commands.DONE

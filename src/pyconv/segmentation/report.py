@@ -128,12 +128,4 @@ def table(result: Result) -> str:
 
 def write(result: Result, path: Path | None) -> None:
     """Write and print a result; where the file cannot be written, it is printed all the same."""
-    failure: OSError | None = None
-    try:
-        if path is not None:
-            write_result(path, result)
-    except OSError as error:
-        failure = error
-    commands.say(table(result))
-    if failure is not None:
-        raise OSError(f"{path} could not be written: {failure.strerror or failure}") from failure
+    commands.deliver(table(result), (path, lambda path: write_result(path, result)))

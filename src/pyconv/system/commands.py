@@ -24,6 +24,8 @@ from . import start, streams
 from .failures import library
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from _typeshed import DataclassInstance
 
 __all__ = [
@@ -32,12 +34,14 @@ __all__ = [
     "INTERRUPTED",
     "WRONG",
     "add_fields",
+    "deliver",
     "exit_code",
     "flag",
     "parser",
     "read_fields",
     "run",
     "say",
+    "unwritten",
 ]
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, start.INTERRUPTED
@@ -51,6 +55,7 @@ environment:
   PYCONV_DRIVE_URL  a mirror in place of https://drive.google.com
 """
 
+Output = tuple["Path | None", Callable[["Path"], None]]  # a file asked for, and what writes it
 Row = TypeVar("Row", bound="DataclassInstance")
 
 
@@ -193,6 +198,31 @@ def _run(
 def exit_code(error: Exception) -> int:
     """The exit code of a command after an error: 2 where the user can mend it, else 1."""
     return WRONG if isinstance(error, MISTAKES) else FAILED
+
+
+def deliver(text: str, *outputs: Output) -> None:
+    """Write a result to the files that are asked for, then print it.
+
+    Raises:
+        OSError: in words, what could not be written; it costs none of the others theirs.
+    """
+    failures = unwritten(*outputs)
+    say(text)
+    if failures:
+        raise OSError("; ".join(failures))
+
+
+def unwritten(*outputs: Output) -> list[str]:
+    """Write to the files that are asked for; in words, what could not be written."""
+    failures = []
+    for path, write in outputs:
+        try:
+            if path is not None:
+                write(path)
+        except (OSError, ValueError) as error:  # a letter that no encoding knows is one
+            reason = getattr(error, "strerror", None) or error
+            failures.append(f"{path} could not be written: {reason}")
+    return failures
 
 
 def say(text: str) -> None:

@@ -117,7 +117,7 @@ def remove_leftovers(folder: Path, names: Collection[str]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="surrogateescape"))  # names of files need not be UTF-8
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -119,10 +119,11 @@ def _command(argv: Sequence[str] | None) -> int:
     except DivergedError as error:
         raise OSError(error) from error
     if os.environ.get("RANK", "0") == "0":
-        if args.json is not None:  # before printing, which can fail
-            summary_file = expanded(args.output) / "summary.json"
-            write_result(args.json, summary_file.read_text("utf-8"))
-        commands.say(_report(args.output, summary))
+        file = expanded(args.output) / "summary.json"
+        commands.deliver(
+            _report(args.output, summary),
+            (args.json, lambda path: write_result(path, file.read_text("utf-8"))),
+        )
     return summary.exit_code
 
 

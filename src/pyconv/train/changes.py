@@ -40,7 +40,7 @@ def record(place: Path, samples: Samples, classes: Sequence[str]) -> dict[str, A
     Raises:
         OSError: if the system does not find or read one.
     """
-    begin = len(os.fspath(place)) + 1
+    begin = len(os.fspath(place / "-")) - 1  # paths in Path(".") begin with nothing
     every = max(1, len(samples) // SUMMED)
 
     def look(start: int) -> list[str]:

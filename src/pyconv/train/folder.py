@@ -70,7 +70,9 @@ class RunFolder:
         """
         try:
             self.last.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if self.last.is_symlink():  # to a disk that is not there
+                raise unreadable(self.last, error) from error
             return False
         except OSError as error:
             raise unreadable(self.last, error) from error

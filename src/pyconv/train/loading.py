@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data.decoding import read_image
-from ..data.folders import find_images
+from ..data.folders import find_images, val_folders
 from ..data.preprocess import Preprocess
 from ..data.workers import data_loader, stack_pairs, start_lasting_worker
 from ..system.files import expanded
@@ -71,17 +71,13 @@ def find_splits(root: str | Path, val_fraction: float = 0.0, seed: int = 0) -> S
             classes.
     """
     root = expanded(root)
-    if val_fraction:
-        return _hold_out(root, val_fraction, seed)
     if not root.is_dir():
         raise ValueError(f"There is no folder {root}. Give the folder of the images.")
+    if val_fraction:
+        return _hold_out(root, val_fraction, seed)
     for name in ("train", "val"):
         if not (root / name).is_dir():
-            raise ValueError(
-                f"There is no folder {root / name}. Give the folder that holds train/ and val/, "
-                "each with one folder per class; or hold images out of one folder of classes: "
-                "--val-fraction 0.2."
-            )
+            raise ValueError(f"There is no folder {root / name}. {_way_to_splits(root)}")
     train, val = find_images(root / "train"), find_images(root / "val")
     if train.classes != val.classes:
         faults = (
@@ -106,9 +102,10 @@ def find_splits(root: str | Path, val_fraction: float = 0.0, seed: int = 0) -> S
 
 
 def _hold_out(root: Path, fraction: float, seed: int) -> Splits:
-    if (root / "val").is_dir():
+    if there := val_folders(root):
         raise ValueError(
-            f"There is a folder {root / 'val'} to validate on. Leave --val-fraction out."
+            f"There is a folder {there[0]} to validate on. Leave --val-fraction out, or give the "
+            "one folder whose images are to be divided."
         )
     place = root / "train" if (root / "train").is_dir() else root
     found = find_images(place)
@@ -127,6 +124,21 @@ def _hold_out(root: Path, fraction: float, seed: int) -> Splits:
     val = [sample for sample in found.samples if sample[0] in held]
     places = {"train": place, "val": place}
     return Splits(root, places, found.classes, train, val, found.left_out, held_out=True)
+
+
+def _way_to_splits(root: Path) -> str:
+    """How to give a folder that holds train/ and val/."""
+    places = val_folders(root)
+    if not places:
+        return (
+            "Give the folder that holds train/ and val/, each with one folder per class; or hold "
+            "images out of one folder of classes: --val-fraction 0.2."
+        )
+    val = places[0]
+    if val.name == "val" and (val.parent / "train").is_dir():
+        return f"Give {val.parent}, which holds train/ and val/."
+    rename = "" if val.name == "val" else f"rename {val} to val, and "
+    return f"Instead, {rename}name the folder of the training images {val.parent / 'train'}."
 
 
 def _draw(name: str, seed: int) -> float:

@@ -34,7 +34,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     with replacing(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="surrogateescape"))  # names need not be UTF-8
 
 
 def start_steps(path: Path, epoch: int, step: int) -> None:
@@ -42,7 +42,7 @@ def start_steps(path: Path, epoch: int, step: int) -> None:
 
     Its columns are epoch and step (from 1), learning rate and mean loss.
     """
-    lines = path.read_text("utf-8").splitlines()[1:] if path.is_file() else []
+    lines = path.read_text("utf-8", "replace").splitlines()[1:] if path.is_file() else []
     before = [line for line in lines if _is_before(line, epoch, step)]
     with replacing(path) as file:
         file.write("\n".join(["epoch,step,lr,loss", *before, ""]).encode())

@@ -67,7 +67,7 @@ def prepare(
     goes_on = world.on_first(lambda: resume is not None or folder.holds_run())
     weights_now = None if goes_on else weights
     part = world.on_first(lambda: _check(model, weights_now, recipe, options, world, device))
-    splits = world.on_first(lambda: _look(data, recipe, world))
+    splits = world.on_first(lambda: _look(data, folder.path, recipe, world))
     network, frozen, preprocess = _make_network(
         world, model, len(splits.classes), weights_now, freeze, recipe
     )
@@ -150,13 +150,20 @@ def _check(
     return part_size(recipe, world.size, options.accumulate)
 
 
-def _look(data: str | Path, recipe: Recipe, world: World) -> Splits:
+def _look(data: str | Path, output: Path, recipe: Recipe, world: World) -> Splits:
     """The images.
 
     Raises:
-        ValueError: if there are none, or they do not fit the recipe or the processes.
+        ValueError: if there are none, they do not fit the recipe or the processes, or the run
+            would be one of their classes.
     """
     splits = loading.find_splits(data, recipe.val_fraction, recipe.seed)
+    for place in splits.places.values():
+        if output.resolve().is_relative_to(place.resolve()):
+            raise ValueError(
+                f"--output {output} lies in {place}, where each folder is a class of images. Give "
+                "a folder elsewhere."
+            )
     if len(splits.classes) < 2:
         raise ValueError(
             f"{splits.places['train']} holds one class, {splits.classes[0]}: there is nothing to "
