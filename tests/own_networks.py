@@ -73,4 +73,18 @@ def resnet50(num_classes: int) -> nn.Module:
     )
 
 
+def numbered(num_classes: int = 10) -> nn.Module:
+    """Its modules have numbers for names, as some of another network's have at their end."""
+    conv, norm, linear = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, num_classes)
+    model = nn.Sequential(conv, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    model.first_conv, model.classifier = "0", "5"  # type: ignore[assignment]
+    return model
+
+
+def forgets(num_classes: int) -> None:
+    """Without a return."""
+    resnet50(num_classes)
+
+
+instance = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
 not_callable = 3

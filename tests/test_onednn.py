@@ -225,6 +225,16 @@ def test_dilated_depthwise_levels_learn_from_wide_maps(
     assert onednn.miscomputed((29, 31), (64, 4, 3, 3), groups, BFLOAT16, "cpu", True) == (not amx)
 
 
+def test_a_weight_that_is_made_at_each_call_is_made_once() -> None:
+    """spectral_norm goes on with its iteration each time."""
+    layer = PyConv2d(8, 8, (3, 5), (1, 4)).train()
+    for level in layer.levels:
+        nn.utils.parametrizations.spectral_norm(level)
+    twins, x = copy.deepcopy(layer.levels), torch.randn(2, 8, 9, 9)
+    for _ in range(2):
+        assert torch.equal(layer(x), torch.cat([twin(x) for twin in twins], 1))
+
+
 def test_what_a_level_was_given_is_kept_on_the_detour(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hooks run, padding and biases count, and an input without a batch is one."""
     monkeypatch.setattr(onednn, "CPU_LACKS", (BFLOAT16,))

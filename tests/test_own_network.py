@@ -63,6 +63,13 @@ def test_a_row_has_the_factory_of_the_zoo() -> None:
         ("pyconv.get_model('nowhere:plain')", "put the folder of the module on PYTHONPATH"),
         ("pyconv.get_model('own_networks:none')", "own_networks has no none"),
         ("pyconv.get_model('own_networks:not_callable')", "own_networks has no not_callable"),
+        ("pyconv.get_model('own_networks:instance', num_classes=3)", "instance is a network. Name"),
+        ("pyconv.get_model('own_networks:forgets', num_classes=3)", "forgets returns a NoneType"),
+        (
+            "pyconv.get_model('own_networks:numbered', weights=pyconv.PyConvResNetTiny_Weights"
+            ".DEFAULT.path)",
+            "is of another model",
+        ),
         ("pyconv.get_model('plain')", "missing a required argument: 'num_classes'"),
         ("pyconv.get_model('plain', num_classes=3, dropout=0.1)", "keyword argument 'dropout'"),
         ("pyconv.get_model('plane')", "Did you mean 'plain'"),

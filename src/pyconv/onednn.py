@@ -97,13 +97,17 @@ def computed_rightly(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any,
 def _right_for(level: nn.Module, x: Tensor, dtype: torch.dtype) -> torch.dtype:
     if not isinstance(level, CONVS) or isinstance(level.padding, str):
         return dtype  # not as a pyramid makes them
-    if computed_in(level.weight) != dtype:
+    weight = level._parameters.get("weight")
+    if weight is None:  # made of others at each call: spectral_norm changes them by that
+        weight = next(level.parameters())
+    if computed_in(weight) != dtype:
         return dtype  # PyTorch has something to say
-    dims, learns = len(level.stride), torch.is_grad_enabled() and level.weight.requires_grad
+    dims, learns = len(level.stride), torch.is_grad_enabled() and weight.requires_grad
     size: Sequence[int] = x.shape[-dims:]
     if level.padding_mode != "zeros":
         size = [n + 2 * p for n, p in zip(size, level.padding, strict=True)]
-    return right_dtype(size, level.weight.shape, geometry_of(level), dtype, "cpu", learns)
+    shape = (level.out_channels, level.in_channels // level.groups, *level.kernel_size)
+    return right_dtype(size, shape, geometry_of(level), dtype, "cpu", learns)
 
 
 def _widened(level: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:

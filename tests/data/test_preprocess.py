@@ -8,7 +8,7 @@ import torch
 from photos import one_thread  # noqa: F401
 
 from pyconv.data import Preprocess, decode
-from pyconv.data.preprocess import expected_pixels
+from pyconv.data.preprocess import WholeImage, expected_pixels
 
 SAMPLE = Preprocess(28, 32, (0.3,), (0.4,))
 
@@ -48,6 +48,18 @@ def test_decoding_gives_grey_or_colour(channels: int, mode: str, source: str) ->
     found = decode(photos.encode(image, "PNG"), channels)
     assert found.mode == mode
     assert found.tobytes() == image.convert(mode).tobytes()
+
+
+def test_tensors_of_16_bits_are_scaled_and_what_says_no_white_is_refused() -> None:
+    deep = torch.randint(65536, (1, 28, 28), dtype=torch.int32)
+    for preprocess in (Preprocess(28, 28, (0.5,), (0.5,)), WholeImage((0.5,), (0.5,))):
+        out = preprocess(deep.to(torch.uint16))
+        assert torch.equal(out, (deep / 65535 - 0.5) / 0.5)
+        for wrong in (deep, deep.long(), deep > 9):
+            with pytest.raises(
+                ValueError, match=r"tensor of torch\.\w+, which does not say what is"
+            ):
+                preprocess(wrong)
 
 
 def test_pixels_are_the_same_before_and_after_the_conversion() -> None:

@@ -146,9 +146,12 @@ def test_what_config_cannot_describe_is_refused(tmp_path: Path) -> None:
     named: Any = trained()
     named.fc = nn.Sequential(nn.Dropout(), nn.Linear(128, 3))
     wide = trained(norm_layer=lambda channels: nn.GroupNorm(8, channels))
+    spectral = trained()
+    nn.utils.parametrizations.spectral_norm(spectral.fc)
     for model, said in (
         (named, r"its fc is Sequential\(\), and by its row"),
         (wide, r"its bn1 is GroupNorm\(8, 32"),
+        (spectral, "it keeps weights in parts, as pruning and spectral_norm do"),
         (nn.Linear(2, 2), "this Linear: it is not built from a row"),
     ):
         with pytest.raises(ValueError, match=said):

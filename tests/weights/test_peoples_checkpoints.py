@@ -104,7 +104,18 @@ TAKEN: dict[str, tuple[Make, list[str]]] = {
     ),
     "Lightning, compiled": (
         lambda m: {"state_dict": under("net._orig_mod.module.", m.state_dict())},
-        ["has 'net._orig_mod.module.' before its names: that was taken off."],
+        ["has 'net.module.' before its names: that was taken off."],
+    ),
+    "a stage compiled": (
+        lambda m: {k.replace("layer1.", "layer1._orig_mod."): v for k, v in m.state_dict().items()},
+        [],
+    ),
+    "shards of FSDP, checkpointed": (
+        lambda m: {
+            f"_fsdp_wrapped_module.{k.replace('layer2.', 'layer2._checkpoint_wrapped_module.')}": v
+            for k, v in m.state_dict().items()
+        },
+        [],
     ),
     "Lightning with a loss that has weights": (
         lambda m: under("model.", m.state_dict()) | {"criterion.weight": torch.ones(10)},
@@ -389,22 +400,46 @@ WHAT: dict[str, tuple[Callable[[nn.Module, Path], object], str]] = {
     "torch.export": (exported, "is a program of torch.export. Save model.state_dict() of the mod"),
     "whole model": (
         lambda m, p: save(m, p),
-        "holds a whole pickled model (pyconv.resnet.ResNet), which is more than tensors and plain "
+        "holds a pickled module (pyconv.resnet.ResNet), which is more than tensors and plain "
         "values; nothing in it was executed. Where it was made, save its weights alone: "
         "torch.save(model.state_dict(), FILE).",
     ),
     "whole model within": (
         lambda m, p: save({"model": m, "epoch": 3}, p),
-        "holds a whole pickled model (pyconv.resnet.ResNet)",
+        "holds a pickled module (pyconv.resnet.ResNet)",
     ),
     "whole model, legacy": (
         lambda m, p: save(m, p, _use_new_zipfile_serialization=False),
-        "holds a whole pickled model (pyconv.resnet.ResNet)",
+        "holds a pickled module (pyconv.resnet.ResNet)",
     ),
     "own class beside": (
         lambda m, p: save({"state_dict": m.state_dict(), "x": Extra()}, p),
         f"holds more than tensors and plain values: {__name__}.Extra; nothing in it was executed. "
         "Where it was made, save the weights alone: torch.save(model.state_dict(), FILE).",
+    ),
+    "a loss beside": (
+        lambda m, p: save({"state_dict": m.state_dict(), "loss": nn.CrossEntropyLoss()}, p),
+        "holds a pickled module (torch.nn.modules.loss.CrossEntropyLoss), which is more than",
+    ),
+    "parameters alone": (
+        lambda m, p: save(dict(m.named_parameters()), p),
+        "has norms of another kind than the model, or only parameters: of 109 entries 32 missing",
+    ),
+    "spectral_norm": (
+        lambda m, p: save(normed(parametrizations.spectral_norm)(m), p),
+        "keeps weights in parts, as spectral_norm does: conv1.parametrizations.weight.original",
+    ),
+    "spectral_norm of old": (
+        lambda m, p: save(normed(nn.utils.spectral_norm)(m), p),
+        "keeps weights in parts, as spectral_norm does: conv1.weight_orig, conv1.weight_u",
+    ),
+    "nothing within": (
+        lambda m, p: save({"state_dict": {}, "epoch": 3}, p),
+        "the entry 'state_dict' is empty. Save model.state_dict() there.",
+    ),
+    "names in bytes": (
+        lambda m, p: save({k.encode(): t for k, t in m.state_dict().items()}, p),
+        "the name b'conv1.weight' is no text. Save model.state_dict() and load that.",
     ),
     "optimizer": (optimizer, "holds no state dict: it is the state of an optimizer."),
     "weights of numpy": (

@@ -89,6 +89,13 @@ def _in_channels(image: Tensor, channels: int) -> Tensor:
     """A tensor ``[..., C, H, W]`` in grey or colour, as PIL's images are brought there."""
     from torchvision.transforms.v2 import functional as tv
 
+    if image.dtype == torch.uint16:  # as torchvision decodes 16 bits
+        image = image.to(torch.float32) / 65535
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise ValueError(
+            f"The image is a tensor of {image.dtype}, which does not say what is white. Give it as "
+            "torch.uint8, as torch.uint16, or as floating numbers from 0 to 1."
+        )
     have = image.shape[-3] if image.ndim > 2 else 0
     if have == channels:
         return image

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..architectures import ARCHITECTURES, Architecture, Stage, Stem
 from ..data.preprocess import IMAGENET, Preprocess
@@ -245,6 +246,8 @@ def _config(
     row = getattr(model, "row", None)
     if type(model) is not ResNet or not isinstance(row, Architecture):
         _refuse(model, "it is not built from a row alone")
+    if any(is_parametrized(m) or hasattr(m, "weight_orig") for m in model.modules()):
+        _refuse(model, "it keeps weights in parts, as pruning and spectral_norm do")
     options: dict[str, Any] = checkpoint.sizes(model.state_dict(), model)
     options["dropout"] = float(getattr(model.dropout, "p", 0))
     if model.dilate_first_block:

@@ -191,20 +191,24 @@ def build(
 
 
 def _call(network: Registered, options: Mapping[str, Any]) -> nn.Module:
-    """Call a factory of the user's own; say so if it does not take the options."""
+    """Call a factory of the user's own; say so if it does not fit."""
+    if isinstance(network.factory, nn.Module):
+        raise ValueError(f"{network.name} is a network. Name a function that makes and returns it.")
     try:
-        signature = inspect.signature(network.factory)
-    except ValueError:  # some callables have none
-        return network.factory(**options)
-    try:
-        signature.bind(**options)
+        inspect.signature(network.factory).bind(**options)
+    except ValueError:  # some callables have no signature
+        pass
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise ValueError(
             f"The factory of {network.name} does not fit the call {network.name}({given}): {error}."
             " Give it these arguments, and a default to all others."
         ) from error
-    return network.factory(**options)
+    model = network.factory(**options)
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise ValueError(f"The factory of {network.name} returns a {kind}, and no nn.Module.")
+    return model
 
 
 def _sizes(
@@ -221,7 +225,7 @@ def _sizes(
     sizes["num_classes"] = sizes.get("num_classes") or len(notes.classes or ())
     if sizes.get("in_channels") == image_channels(probe):
         del sizes["in_channels"]  # which the factory need not take
-    return {option: size for option, size in sizes.items() if size}
+    return {option: size for option, size in sizes.items() if size and _takes(network, option)}
 
 
 def _takes(network: Registered, option: str) -> bool:
@@ -251,10 +255,10 @@ def _build(
     **options: Any,
 ) -> ResNet:
     """Construct a network; with weights, without initialising first what they overwrite."""
+    headless = False
     if state is not None and None in (num_classes, in_channels):
         own = _own_sizes(row, state)
-        if num_classes is None and own.get("num_classes") == 0:
-            logger.warning("%s has no classifier, so the model gives features. %s", weights, NEW)
+        headless = num_classes is None and own.get("num_classes") == 0
         num_classes = own.get("num_classes") if num_classes is None else num_classes
         in_channels = own.get("in_channels") if in_channels is None else in_channels
     options |= {"num_classes": num_classes, "in_channels": in_channels, "norm_layer": norm_layer}
@@ -264,6 +268,8 @@ def _build(
     with torch.device("meta") if norm_layer is None else contextlib.nullcontext():
         model = ResNet(row, **options).float()  # as weights are kept, whatever the default dtype
     checkpoint.load(model, state, str(weights), proven=not isinstance(weights, Path))
+    if headless:
+        logger.warning("%s has no classifier, so the model gives features. %s", weights, NEW)
     if any(parameter.is_meta for parameter in model.fc.parameters()):
         model.reset_classifier(model.num_classes)  # the checkpoint's did not fit and was left out
     return model.to(torch.get_default_device(), torch.get_default_dtype())

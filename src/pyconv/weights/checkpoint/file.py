@@ -126,7 +126,7 @@ def _more_than_tensors(
         )
     if _is_module(name) or any(map(_is_module, _all_refused(file))):
         return CheckpointError(
-            f"{path} holds a whole pickled model ({name}), which is more than tensors and plain "
+            f"{path} holds a pickled module ({name}), which is more than tensors and plain "
             "values; nothing in it was executed. Where it was made, save its weights alone: "
             "torch.save(model.state_dict(), FILE)."
         )

@@ -6,6 +6,7 @@ What does not fit is refused in a sentence that says what it is.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -21,6 +22,7 @@ __all__ = ["check_structure", "check_values", "load", "sizes"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 SAVED_FROM = "Choose the model that it was saved from."
+PARTS = re.compile(r"(^|\.)parametrizations\.|_(orig|u|v)$")
 FIRST_CONV, CLASSIFIER = "conv1", "fc"  # where a network does not say how it names these modules
 
 
@@ -91,9 +93,17 @@ def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint
         return
     entries = f"of {len(expected)} entries {faults}."
     if not kinds and _are_all_norms([*missing, *unexpected, *shapes], state, expected):
+        lacks = not unexpected and not shapes  # parameters() have no statistics either
         raise CheckpointError(
-            f"{what} has norms of another kind than the model: {entries} Give the norm_layer that "
-            "it was trained with: nn.BatchNorm2d, the default, for published weights."
+            f"{what} has norms of another kind than the model{', or only parameters' * lacks}: "
+            f"{entries} Give the norm_layer that it was trained with: nn.BatchNorm2d, the default, "
+            f"for published weights.{' Or save the whole model.state_dict().' * lacks}"
+        )
+    if parts := [key for key in unexpected if PARTS.search(key)]:
+        raise CheckpointError(
+            f"{what} keeps weights in parts, as spectral_norm does: {first(parts)}. Before saving, "
+            "make them one with torch.nn.utils.parametrize.remove_parametrizations, or what "
+            "undoes the function that you used."
         )
     name, wanted = whose(state), whose(expected)
     other = name is not None and name != wanted  # may be a part of the model, such as a ResNet-18
