@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -15,7 +17,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pyconv.data.workers import data_loader, stack_pairs, start_worker, workers_for
+from pyconv.data.workers import (
+    data_loader,
+    stack_pairs,
+    start_lasting_worker,
+    start_worker,
+    workers_for,
+)
 
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
@@ -107,6 +115,26 @@ def test_batches_arrive_as_they_were_made(workers: int) -> None:
         assert [labels.tolist() for _, labels in batches] == [[0, 1], [2, 3], [4]]
         assert torch.equal(torch.cat([pixels for pixels, _ in batches])[4], pair(4)[0])
         assert not any(pixels.is_shared() for pixels, _ in batches)
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="Windows has no such signals")
+def test_a_signal_to_the_whole_job_lets_a_long_step_end() -> None:
+    """PyTorch ends whoever has a loader process that dies, but not of one that is done."""
+    loader = data_loader(
+        list(map(pair, range(100))),  # type: ignore[arg-type]
+        collate_fn=stack_pairs,
+        num_workers=1,
+        batch_size=1,
+        worker_init_fn=functools.partial(start_lasting_worker, grace=1),
+    )
+    batches = iter(loader)
+    assert next(batches)[1].tolist() == [0]
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    time.sleep(0.5)
+    assert next(batches)[1].tolist() == [1] and worker.is_alive()
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 class Unsendable:

@@ -27,7 +27,7 @@ from ..system.streams import message
 
 __all__ = ["data_loader", "stack_pairs", "start_lasting_worker", "start_worker", "workers_for"]
 
-GRACE = 10  # seconds that a lasting worker goes on after SIGTERM
+GRACE = 60  # seconds that a lasting worker goes on after SIGTERM
 FILES_PER_WORKER = 6  # that the parent holds open: a pipe to each, one from it, and its life
 SPARE_FILES = 24  # for everything else: images, results, libraries that are loaded late
 
@@ -151,12 +151,14 @@ def _leave(error: BaseException, item: object) -> None:
     os._exit(1)
 
 
-def start_lasting_worker(worker: int) -> None:
+def start_lasting_worker(worker: int, grace: int = GRACE) -> None:
     """As :func:`start_worker`, and put SIGTERM off: a training needs batches until it has saved.
 
     The signal to a whole job reaches loaders too. It also ends loaders that Python finds alive
-    when it exits, so it is put off and not ignored.
+    when it exits, so it is put off, for ``grace`` seconds, and not ignored. The process then exits
+    as if it were done: one that dies by a signal ends its parent in the middle of a long step.
     """
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE) and None)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(grace) and None)
     start_worker(worker)
