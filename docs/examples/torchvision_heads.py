@@ -1,6 +1,6 @@
 """Seven heads of torchvision on a network of the zoo, each trained on three photographs.
 
-    pip install torch-pyconv scikit-image matplotlib
+    pip install scikit-image matplotlib
     python docs/examples/torchvision_heads.py --picture heads.jpg
 
 The photographs lie in the wheel of scikit-image: by NASA (public domain), Rachel Michetti and

@@ -36,11 +36,10 @@ claimed = weights.meta["acc@1"]
 # Is the file the right one?
 # --------------------------
 #
-# ``path`` is where the file lies. Its hash is known for the weights that come with the library;
-# :doc:`/weights` tells how files are brought to a machine without a connection, and what is known
-# of theirs.
+# ``verify`` hashes and checks the file, and says where it is from. :doc:`/weights` tells how files
+# are brought to a machine without a connection, and what is known of theirs.
 
-print(weights.path.name, weights.path.stat().st_size, "bytes")
+print(weights.path.name, weights.verify().trust)
 
 # %%
 # One command
@@ -70,8 +69,9 @@ print(f"{right} of {len(rows)} are right")
 # Does it agree?
 # --------------
 #
-# Of a network that is right in a share ``p`` of all images, 95 % of the samples of ``n`` images lie
-# within two standard errors, ``2 * sqrt(p * (1 - p) / n)``. On 50,000 images that is 0.4 points.
+# Suppose a network is right for a share ``p`` of all images. Of ``n`` images that are drawn at
+# random, it is right for nearly the same share: in 95 % of the cases, the difference is less than
+# two standard errors, ``2 * sqrt(p * (1 - p) / n)``. For 50,000 images that is 0.4 points.
 
 share, n = claimed / 100, len(rows)
 error = 2 * (share * (1 - share) / n) ** 0.5

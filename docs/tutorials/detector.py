@@ -76,9 +76,9 @@ for axis in axes.flat:
 # The detector
 # ------------
 #
-# ``in_channels=4`` makes a stem of four channels. With ``weights=``, the published values of red,
-# green, blue and red again go into them, scaled by 3/4. ``fpn_backbone`` freezes layers as
-# torchvision's builders do; here all is trained, since nothing is known yet.
+# ``in_channels=4`` makes a stem of four channels. Here it starts untrained, and all layers are
+# trained. With published weights (``weights=``), ``fpn_backbone`` would freeze the first layers, as
+# torchvision's builders do, and the fourth channel would start with the values of red.
 #
 # The detector itself must hear of the fourth channel in one place: a mean and a standard deviation
 # for each channel. The anchors of an FCOS are the strides of

@@ -4,8 +4,8 @@ Train on your own folder of images
 
 A folder of images becomes a trained network: split it, train, stop, go on, and look at the curves
 and at what goes wrong. The images are 1,797 handwritten digits (from scikit-learn), so that all of
-this takes less than a minute without a GPU. Larger images take ``pyconvresnet50`` in the place of
-``pyconvresnet_tiny``, and nothing else changes.
+this takes a minute or two without a GPU. For photographs, take ``pyconvresnet50`` with
+``weights="DEFAULT"``, and leave out ``crop`` and ``resize``: they are 28 pixels for these digits.
 """
 
 # sphinx_gallery_thumbnail_number = 2

@@ -129,7 +129,8 @@ def get_model_weights(name: str) -> type[WeightsEnum]:
             if other.weights is not None and other.task == network.task
         )
         raise ValueError(
-            f"There are no published weights for {name}. Networks that have some: {have}."
+            f"There are no published weights for {name}. Networks that have some: {have}. For "
+            "weights of your own give their file: weights=, or --checkpoint."
         )
     return weights
 

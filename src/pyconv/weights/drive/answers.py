@@ -243,7 +243,8 @@ def judge(
     if status in (401, 403):
         return Refuse(f"The file is private or blocked for this address (status {status}).")
     if status in (404, 410):
-        return Refuse(f"Drive has no file with the id {file.file_id} (status {status}).")
+        who = "Drive" if origin.base == DRIVE else origin.base
+        return Refuse(f"{who} has no file with the id {file.file_id} (status {status}).")
     if status == 416:
         return Retry("the server's file ends before what is here already", 0, restart=True)
     if status not in (200, 206):
