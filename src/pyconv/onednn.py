@@ -99,7 +99,9 @@ def _right_for(level: nn.Module, x: Tensor, dtype: torch.dtype) -> torch.dtype:
         return dtype  # not as a pyramid makes them
     weight = level._parameters.get("weight")
     if weight is None:  # made of others at each call: spectral_norm changes them by that
-        weight = next(level.parameters())
+        weight = next(level.parameters(), None)
+    if weight is None:  # in a copy whose parameters lie elsewhere
+        weight = level.weight
     if computed_in(weight) != dtype:
         return dtype  # PyTorch has something to say
     dims, learns = len(level.stride), torch.is_grad_enabled() and weight.requires_grad

@@ -75,6 +75,12 @@ def test_positions_are_read_however_they_are_written(form: str, root: Path) -> N
     assert read(root, text, 10) == expected
 
 
+def test_a_class_may_be_called_as_a_column(root: Path) -> None:
+    text = "name,label\n1.jpg,label\n2.jpg,tench\n"
+    assert read(root, text, ["label", "tench"]) == {"1.jpg": "label", "2.jpg": "tench"}
+    assert find_images(root, ["label", "tench"], labels=root / "list.txt").missing == ()
+
+
 def test_names_with_the_mark_between_columns_are_found(root: Path) -> None:
     photos.write(root / "x,y.jpg", b"pixels")
     assert read(root, "x,y.jpg 3\n", 10) == {"x,y.jpg": "3"}

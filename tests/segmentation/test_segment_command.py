@@ -261,6 +261,23 @@ def test_a_photograph_that_cannot_be_read_costs_no_other(
     assert (tmp_path / "fine-segmented.png").exists()
 
 
+def test_what_was_seen_is_told_where_it_cannot_be_written(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        photos.write(tmp_path / name, photos.encode(photos.picture(1)))
+    (tmp_path / "a-segmented.json").mkdir()  # in the place of a file
+    words = (tmp_path / "a.jpg", tmp_path / "b.jpg", "--output", tmp_path)
+    code, result = run(tmp_path / "r.json", *words, "--checkpoint", checkpoint)
+    assert code == 1
+    captured = capsys.readouterr()
+    assert all(str(tmp_path / name) in captured.out for name in ("a.jpg", "b.jpg"))
+    assert len(result["photos"]) == 2 and result["unreadable"] == []
+    (error,) = result["unwritten"]
+    assert error in captured.err and str(tmp_path / "a-segmented.json") in error
+    assert (tmp_path / "b-segmented.json").is_file()
+
+
 def test_optimised_and_in_bfloat16(checkpoint: Path, tmp_path: Path) -> None:
     import pyconv
 

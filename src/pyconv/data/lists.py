@@ -158,5 +158,5 @@ def _is_header(rows: Sequence[Row], is_there: Callable[[str], bool]) -> bool:
     if NUMBER.fullmatch(label):
         return False
     numbers = all(NUMBER.fullmatch(row.label) for row in others)
-    files = any(is_image(Path(row.name)) for row in others)
-    return numbers or (files and all(row.label != label for row in others))
+    images = [is_image(Path(row.name)) for row in others]
+    return numbers or all(images) or (any(images) and all(row.label != label for row in others))

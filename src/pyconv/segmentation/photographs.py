@@ -35,6 +35,7 @@ def segment(
     """
     done: list[dict[str, Any]] = []
     unreadable: list[str] = []
+    unwritten: list[str] = []
     code = commands.DONE
     several = len(targets) > 1
     with tqdm(total=len(targets), unit="photo", disable=not several or sys.stderr is None) as bar:
@@ -54,13 +55,19 @@ def segment(
             seen = shares(classes, job.names)
             row = {"photo": str(photo), "picture": str(target), "classes": seen}
             drawn = overlay(image, classes, job.names, report.colors(len(job.names)))
-            with replacing(target) as file:
-                drawn.save(file, "PNG")
-            write_json(target.with_suffix(".json"), {**report.facts(job), **row})
+            try:
+                with replacing(target) as file:
+                    drawn.save(file, "PNG")
+                write_json(target.with_suffix(".json"), {**report.facts(job), **row})
+            except OSError as error:  # such as a full disk: what was seen is not lost
+                message(str(error))
+                unwritten.append(str(error))
+                code = max(code, commands.FAILED)
             commands.say(report.line(photo, seen))
             done.append(row)
             bar.update()
-    result = {**report.facts(job), "photos": done, "unreadable": unreadable}
+    lost = {"unreadable": unreadable, "unwritten": unwritten}
+    result = {**report.facts(job), "photos": done, **lost}
     return result | {"partial": code == commands.INTERRUPTED}, code
 
 
