@@ -97,11 +97,7 @@ def computed_rightly(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any,
 def _right_for(level: nn.Module, x: Tensor, dtype: torch.dtype) -> torch.dtype:
     if not isinstance(level, CONVS) or isinstance(level.padding, str):
         return dtype  # not as a pyramid makes them
-    weight = level._parameters.get("weight")
-    if weight is None:  # made of others at each call: spectral_norm changes them by that
-        weight = next(level.parameters(), None)
-    if weight is None:  # in a copy whose parameters lie elsewhere
-        weight = level.weight
+    weight = _kept_weight(level)
     if computed_in(weight) != dtype:
         return dtype  # PyTorch has something to say
     dims, learns = len(level.stride), torch.is_grad_enabled() and weight.requires_grad
@@ -110,6 +106,17 @@ def _right_for(level: nn.Module, x: Tensor, dtype: torch.dtype) -> torch.dtype:
         size = [n + 2 * p for n, p in zip(size, level.padding, strict=True)]
     shape = (level.out_channels, level.in_channels // level.groups, *level.kernel_size)
     return right_dtype(size, shape, geometry_of(level), dtype, "cpu", learns)
+
+
+def _kept_weight(level: nn.Module) -> Tensor:
+    """The weight; where it is made of parameters at each access, as by spectral_norm, one of these.
+
+    Making it may change them, so nothing but the convolution does.
+    """
+    kept: Tensor | None = level._parameters.get("weight")
+    if kept is None:
+        kept = next(level.parameters(), None)
+    return level.weight if kept is None else kept  # in some copies, no parameter is registered
 
 
 def _widened(level: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
