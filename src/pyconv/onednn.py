@@ -108,7 +108,7 @@ def _right_for(level: nn.Module, x: Tensor, dtype: torch.dtype) -> torch.dtype:
     return right_dtype(size, shape, geometry_of(level), dtype, "cpu", learns)
 
 
-def _kept_weight(level: nn.Module) -> Tensor:
+def _kept_weight(level: Any) -> Tensor:
     """The weight; where it is made of parameters at each access, as by spectral_norm, one of these.
 
     Making it may change them, so nothing but the convolution does.
