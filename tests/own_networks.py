@@ -81,6 +81,13 @@ def numbered(num_classes: int = 10) -> nn.Module:
     return model
 
 
+def compiled(num_classes: int = 10) -> nn.Module:
+    """A part of it is compiled when it is made, so its names have what torch.compile puts there."""
+    model = numbered(num_classes)
+    model[0] = torch.compile(model[0], backend="eager")  # type: ignore[index,operator,call-overload]
+    return model
+
+
 def forgets(num_classes: int) -> None:
     """Without a return."""
     resnet50(num_classes)

@@ -227,12 +227,25 @@ def test_dilated_depthwise_levels_learn_from_wide_maps(
 
 def test_a_weight_that_is_made_at_each_call_is_made_once() -> None:
     """spectral_norm goes on with its iteration each time."""
-    layer = PyConv2d(8, 8, (3, 5), (1, 4)).train()
+    layer = PyConv2d(8, 8, (3, 5), (1, 4), bias=True).train()
     for level in layer.levels:
+        level.bias.requires_grad_(False)
         nn.utils.parametrizations.spectral_norm(level)
     twins, x = copy.deepcopy(layer.levels), torch.randn(2, 8, 9, 9)
     for _ in range(2):
         assert torch.equal(layer(x), torch.cat([twin(x) for twin in twins], 1))
+    assert all(onednn._kept_weight(level).requires_grad for level in layer.levels)
+
+
+def test_a_weight_need_not_be_a_parameter() -> None:
+    layer, x = PyConv2d(8, 8, (3, 5), (1, 4)), torch.randn(2, 8, 9, 9)
+    out = layer(x)
+    for level in layer.levels:
+        weight = level.weight.detach()
+        del level.weight
+        level.register_buffer("weight", weight)
+        level.register_forward_hook(lambda *_: None)
+    assert torch.equal(layer(x), out)
 
 
 def test_what_a_level_was_given_is_kept_on_the_detour(monkeypatch: pytest.MonkeyPatch) -> None:

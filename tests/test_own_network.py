@@ -82,6 +82,22 @@ def test_what_is_not_possible_is_said_with_its_cure(code: str, words: str) -> No
     assert words in fails(code)
 
 
+def test_a_part_that_is_compiled_has_weights_with_and_without(tmp_path: Path) -> None:
+    """Its own names, and those of the same network before it was compiled."""
+    code = f"""
+path = {str(tmp_path / "c.pth")!r}
+for make in ("compiled", "numbered"):
+    model = pyconv.get_model("own_networks:" + make, num_classes=3)
+    torch.save(model.state_dict(), path)
+    for other in ("compiled", "numbered"):
+        twin = pyconv.get_model("own_networks:" + other, weights=path)
+        for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+print("done")
+"""
+    assert run(code) == "done"
+
+
 @pytest.mark.parametrize("name", ["plain", "short"])
 def test_backbone_takes_it(name: str) -> None:
     code = f"""

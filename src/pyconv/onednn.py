@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 from .system.processor import computes_in, has_amx, is_exporting, processor
 
@@ -113,10 +114,9 @@ def _kept_weight(level: Any) -> Tensor:
 
     Making it may change them, so nothing but the convolution does.
     """
-    kept: Tensor | None = level._parameters.get("weight")
-    if kept is None:
-        kept = next(level.parameters(), None)
-    return level.weight if kept is None else kept  # in some copies, no parameter is registered
+    made_of = level.parametrizations.weight if is_parametrized(level, "weight") else None
+    kept = None if made_of is None else next(made_of.parameters(), None)
+    return level.weight if kept is None else kept
 
 
 def _widened(level: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:

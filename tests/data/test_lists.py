@@ -37,6 +37,10 @@ BY_NAME = {
     "the index of pandas": (
         ",image,label\n0,1.jpg,golden retriever\n1,2.jpg,great white shark\n2,3.jpg,tench\n"
     ),
+    "the index and more columns": (
+        ",image,label,width\n0,1.jpg,golden retriever,1\n1,2.jpg,great white shark,2\n"
+        "2,3.jpg,tench,3\n"
+    ),
     "a frame without names": (
         ",0,1\n0,1.jpg,golden retriever\n1,2.jpg,great white shark\n2,3.jpg,tench\n"
     ),
@@ -64,7 +68,7 @@ BY_NUMBER = {
     "a mark in front": ("\ufeffimage,label\n1.jpg,3\n2.jpg,4\n", {"1.jpg": "3", "2.jpg": "4"}),
     "one line": ("1.jpg,3\n", {"1.jpg": "3"}),
     "a frame without names": (",0,1\n0,1.jpg,3\n1,2.jpg,4\n", {"1.jpg": "3", "2.jpg": "4"}),
-    "quotes and blanks": ('"1.jpg" , 3\n"a b.jpg" , 4\n', {"1.jpg": "3", "a b.jpg": "4"}),
+    "quotes and blanks": ('"1.jpg" , "3" \n"a b.jpg" , "4" \n', {"1.jpg": "3", "a b.jpg": "4"}),
     "comments": ("# my list\n# image label\n1.jpg 3\n2.jpg 4\n", {"1.jpg": "3", "2.jpg": "4"}),
 }
 
@@ -103,13 +107,17 @@ def test_names_and_numbers_of_classes_are_not_mixed_up(root: Path) -> None:
         assert found == {"1.jpg": "1", "2.jpg": "2"}
     with pytest.raises(ValueError, match=r"of '0', which .* Its classes are called 1, 2, 3\.$"):
         read(root, "1.jpg,0\n2.jpg,1\n", ["1", "2", "3"])
+    one = ["cat", "dog", "2024"]  # only one of them is: that takes no positions away
+    assert read(root, "1.jpg,0\n2.jpg,1\n", one) == {"1.jpg": "cat", "2.jpg": "dog"}
+    assert read(root, "1.jpg,-1\n2.jpg,0\n", ["-1", "0"]) == {"1.jpg": "-1", "2.jpg": "0"}
 
 
 def test_an_image_that_is_named_twice_counts_once(root: Path) -> None:
-    text = "1.jpg 3\n./1.jpg 3\n2.jpg 4\n"
+    text = "1.jpg,3\n1.jpg,3\n./1.jpg,3.0\n2.jpg,4\n"
     assert read(root, text, 10) == {"1.jpg": "3", "2.jpg": "4"}
-    told = find_images(root, 10, labels=root / "list.txt").left_out
-    assert "1 .jpg file is left out, named again in list.txt: " in told[0]
+    images = find_images(root, 10, labels=root / "list.txt")
+    assert len(images.samples) == 2 and "1.jpg" not in str(images.skipped)
+    assert images.finding.endswith("list.txt (2 of its lines name an image again)")
     with pytest.raises(
         ValueError, match=r"1\.jpg twice, with the labels '3' and '4'\. Keep one line"
     ):
@@ -140,7 +148,7 @@ FAULTS: dict[str, tuple[str | bytes, list[str] | int, str]] = {
     "Latin-1": ("1.jpg,caf\xe9\n".encode("latin-1"), NAMES, "is no text in UTF-8.*Save it"),
     "a number beyond all": ("1.jpg,1700000000\n2.jpg,3\n", 10, "'1700000000' is no position"),
     "numbers beyond all": ("1.jpg,99999999999999999999\n", 10, "gives their positions"),
-    "JSON": ('{"1.jpg": 3, "2.jpg": 4}\n', 10, "Line 1 of .* does not have the 2 columns"),
+    "JSON": ('{"1.jpg": 3, "2.jpg": 4}\n', 10, "Line 1 of .* is no row: .* into quotes"),
     "a header alone": ("image,label\n", NAMES, "names no image that is there: image"),
 }
 

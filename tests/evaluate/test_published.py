@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_written_ends_no_run(
     captured = capsys.readouterr()
     assert captured.out == table.read_text("utf-8")
     assert len([line for line in captured.out.splitlines() if f"| {V1} " in line]) == 2
-    assert captured.err.count("/dev/full could not be written: No space left") == 3  # rows of two
+    assert captured.err.count("/dev/full could not be written: No space left") == 1
 
 
 def test_a_set_that_the_system_does_not_read_costs_no_other(
@@ -161,6 +161,19 @@ def test_a_set_that_the_system_does_not_read_costs_no_other(
     assert [line.split()[1] for line in done.stdout.splitlines() if "| 28 " in line] == [
         str(V1), str(V3),
     ]  # fmt: skip
+
+
+def test_a_fault_of_the_images_is_none_of_each_set(
+    data: Path, counts: dict[int, int], tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text(f"{IMAGES[0].name} 3\n")
+    done = subprocess.run(
+        run(data, "--published", "--model", "small", "--labels", tmp_path / "list.txt"),
+        env=failing.refusing("list.txt", errno.EIO) | environment(),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.count("list.txt cannot be read: Input/output error") == 1
 
 
 def run(*arguments: object) -> list[str]:

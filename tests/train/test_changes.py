@@ -116,11 +116,10 @@ def test_changes_are_told_with_counts_and_examples() -> None:
     assert describe({"train": Changes(), "val": Changes()}) == ""
 
 
-def test_an_image_that_goes_meanwhile_is_named(place: Path) -> None:
-    images = find_images(place)
-    images.samples[0][0].unlink()
-    with pytest.raises(FileNotFoundError, match=r"There is no file .*class0/000\.png"):
-        record(place, images.samples, images.classes)
+def test_a_link_to_nothing_is_named(place: Path) -> None:
+    (place / "class0" / "link.png").symlink_to("nothing")
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*link\.png"):
+        look(place)
 
 
 def test_a_folder_by_another_way_is_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -389,6 +389,8 @@ def test_a_name_that_is_no_utf8_is_held_out_like_others(tree: Path, tmp_path: Pa
     recipe = dataclasses.replace(RECIPE, epochs=1, milestones=(), val_fraction=0.25)
     assert go(data, tmp_path / "run", recipe).finished
     assert b"\xe9.png,class0\n" in (tmp_path / "run/val.csv").read_bytes()
+    line = f"{data} --checkpoint {tmp_path / 'run/best.pt'} --labels {tmp_path / 'run/val.csv'}"
+    assert evaluate_main([*line.split(), "--workers", "0"]) == 0
 
 
 def test_a_run_made_longer_ends_as_if_begun_so(

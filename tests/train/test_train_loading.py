@@ -233,9 +233,13 @@ def test_images_are_held_out_only_where_none_are_to_validate_on(tmp_path: Path) 
 
 SPLITS = {
     "as asked": (("train", "val"), r"no folder .*none/train\. Give the folder that holds train"),
-    "val alone": (("val",), r"Instead, name the folder of the training images .*data/train\."),
-    "longer": (("training", "validation"), r"Instead, rename .*/validation to val, and name .*"),
-    "capitals": (("Train", "Val"), r"Instead, rename .*/Val to val, and name .*/train\."),
+    "val alone": (("val",), r"data/train\. Rename the folder of the training images to .*/train\."),
+    "longer": (
+        ("training", "validation"),
+        r"Rename .*/validation to val, and the folder of .* to .*/train\.",
+    ),
+    "as others call it": (("train", "valid"), r"no folder .*/val\. Rename .*/valid to val\.$"),
+    "capitals": (("Train", "Val"), r"Rename .*/Val to val, and the folder of .* to .*/train\."),
     "deeper": (("Data/CLS-LOC/train", "Data/CLS-LOC/val"), r"Give .*/Data/CLS-LOC, which holds"),
 }
 

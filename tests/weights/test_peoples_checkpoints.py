@@ -104,7 +104,7 @@ TAKEN: dict[str, tuple[Make, list[str]]] = {
     ),
     "Lightning, compiled": (
         lambda m: {"state_dict": under("net._orig_mod.module.", m.state_dict())},
-        ["has 'net.module.' before its names: that was taken off."],
+        ["has 'net._orig_mod.module.' before its names: that was taken off."],
     ),
     "a stage compiled": (
         lambda m: {k.replace("layer1.", "layer1._orig_mod."): v for k, v in m.state_dict().items()},
@@ -115,7 +115,7 @@ TAKEN: dict[str, tuple[Make, list[str]]] = {
             f"_fsdp_wrapped_module.{k.replace('layer2.', 'layer2._checkpoint_wrapped_module.')}": v
             for k, v in m.state_dict().items()
         },
-        [],
+        ["has '_fsdp_wrapped_module.' before its names: that was taken off."],
     ),
     "Lightning with a loss that has weights": (
         lambda m: under("model.", m.state_dict()) | {"criterion.weight": torch.ones(10)},
@@ -401,8 +401,8 @@ WHAT: dict[str, tuple[Callable[[nn.Module, Path], object], str]] = {
     "whole model": (
         lambda m, p: save(m, p),
         "holds a pickled module (pyconv.resnet.ResNet), which is more than tensors and plain "
-        "values; nothing in it was executed. Where it was made, save its weights alone: "
-        "torch.save(model.state_dict(), FILE).",
+        "values; nothing in it was executed. Where it was made, save the weights of the model "
+        "alone: torch.save(model.state_dict(), FILE).",
     ),
     "whole model within": (
         lambda m, p: save({"model": m, "epoch": 3}, p),
@@ -431,7 +431,7 @@ WHAT: dict[str, tuple[Callable[[nn.Module, Path], object], str]] = {
     ),
     "spectral_norm of old": (
         lambda m, p: save(normed(nn.utils.spectral_norm)(m), p),
-        "keeps weights in parts, as spectral_norm does: conv1.weight_orig, conv1.weight_u",
+        "keeps weights in parts, as spectral_norm does: conv1.weight_orig, layer1.0.conv1",
     ),
     "nothing within": (
         lambda m, p: save({"state_dict": {}, "epoch": 3}, p),

@@ -479,7 +479,7 @@ def test_failure_of_one_does_not_stop_the_others(
     streams = capsys.readouterr()
     assert f"{V1}  trusted-on-first-use" in streams.out
     assert f"{V2}  FAILED" in streams.out
-    assert f"Drive has no file with the id {V2.file_id}" in streams.err
+    assert f"{drive.url} has no file with the id {V2.file_id}" in streams.err
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def _from_list(root: Path, path: Path, known: Collection[str]) -> Found:
 
     rows = read_list(path, lambda name: file_of(name) is not None)
     found = [(file_of(row.name), row) for row in rows]
-    samples = _once([(file, row.label) for file, row in found if file is not None], path, left_out)
+    samples = [(file, row.label) for file, row in found if file is not None]
     missing = tuple(row.name for file, row in found if file is None)
     if not samples:
         first = f": {missing[0]} is not in {place}" if missing else ""
@@ -279,37 +279,39 @@ def _from_list(root: Path, path: Path, known: Collection[str]) -> Found:
     numbers = {label: str(int(each[1])) for label in labels if (each := WHOLE.fullmatch(label))}
     others = sorted(labels - numbers.keys())
     # What a model calls its classes is a name, be it a number: 1 is not the second one then.
-    named = labels <= {*known} or any(map(str.isdecimal, known))
+    named = labels <= {*known} or (len(known) > 0 and all(map(str.isdecimal, known)))
     by_name = named or len(others) == len(labels)
-    if "" in labels or (others and (not by_name or any(map(NEGATIVE.fullmatch, others)))):
+    below_zero = not labels <= {*known} and any(map(NEGATIVE.fullmatch, others))
+    if "" in labels or (others and (not by_name or below_zero)):
         raise ValueError(
             f"The labels in {path} are neither all positions nor all names: {others[0]!r} is "
             "no position. Leave out the images without a label."
         )
     if by_name:
-        called = {each: each if each in known else numbers.get(each, each) for each in labels}
-        samples = [(file, called[label]) for file, label in samples]
-        return Found(samples, tuple(called.values()), source, left_out, missing, is_list=True)
-    samples = [(file, numbers[label]) for file, label in samples]
-    names = tuple(str(position) for position in range(max(map(int, numbers.values())) + 1))
-    return Found(samples, names, source, left_out, missing, is_list=True, numbered=True)
+        numbers = {each: each if each in known else numbers.get(each, each) for each in labels}
+        names = tuple(numbers.values())
+    else:
+        names = tuple(str(position) for position in range(max(map(int, numbers.values())) + 1))
+    once = _once([(file, numbers[label]) for file, label in samples], path)
+    if again := len(samples) - len(once):
+        source += f" ({again:,} of its lines name an image again)"
+    return Found(once, names, source, left_out, missing, is_list=True, numbered=not by_name)
 
 
-def _once(
-    samples: Sequence[tuple[Path, str]], path: Path, left_out: LeftOut
-) -> list[tuple[Path, str]]:
-    """The samples without those that the list names again, by the same label."""
+def _once(samples: Sequence[tuple[Path, str]], path: Path) -> list[tuple[Path, str]]:
+    """The samples without those that a list names again.
+
+    Raises:
+        ValueError: if it gives an image two labels.
+    """
     first: dict[str, tuple[Path, str]] = {}
-    again = left_out.setdefault(f"named again in {path.name}", [])
     for file, label in samples:
-        before = first.setdefault(os.path.normpath(file), (file, label))
-        if before[1] != label:
+        _, before = first.setdefault(os.path.normpath(file), (file, label))
+        if before != label:
             raise ValueError(
-                f"{path} names {file} twice, with the labels {before[1]!r} and {label!r}. Keep "
-                "one line for each image."
+                f"{path} names {file} twice, with the labels {before!r} and {label!r}. Keep one "
+                "line for each image."
             )
-        if before[0] is not file:
-            again.append(file)
     return list(first.values())
 
 

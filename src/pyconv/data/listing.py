@@ -40,31 +40,28 @@ def _is_hidden(name: str) -> bool:
 def entries(place: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
     """The folders and the files of a folder, sorted, without what systems leave behind.
 
-    Hidden folders and images, and links that lead nowhere, are added to ``left_out``.
+    Hidden folders and images are added to ``left_out``; nobody looks into these folders.
     """
     folders: list[Path] = []
     files: list[Path] = []
     with os.scandir(place) as found:
         for entry in sorted(found, key=lambda entry: entry.name):
             path = place / entry.name
-            if _leads_nowhere(entry):
-                left_out.setdefault("a link that leads nowhere", []).append(path)
-            elif not is_litter(entry.name):
-                (folders if entry.is_dir() else files).append(path)
-            elif _is_hidden(entry.name) and (entry.is_dir() or is_image(path)):
+            if not is_litter(entry.name):
+                (folders if _is_folder(entry) else files).append(path)
+            elif _is_hidden(entry.name) and (_is_folder(entry) or is_image(path)):
                 left_out.setdefault(HIDDEN, []).append(path)
     return folders, files
 
 
-def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link to nothing, or to itself."""
-    if not entry.is_symlink():
-        return False
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one. What leads nowhere is a file that is not read."""
     try:
-        entry.stat()
+        return entry.is_dir()
     except OSError as error:
-        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-    return False
+        if error.errno != errno.ELOOP:  # a link to itself
+            raise
+        return False
 
 
 def files_below(place: Path, left_out: LeftOut, above: Sequence[Path] = ()) -> list[Path]:

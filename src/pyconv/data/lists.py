@@ -47,25 +47,33 @@ def read_list(path: Path, is_there: Callable[[str], bool]) -> list[Row]:
     lines = {
         number: line.strip("\r\n")
         for number, line in enumerate(io.StringIO(text, newline=None), 1)
-        if line.strip() and not COMMENT.match(line)
+        if line.strip()
     }
+    for number in list(lines):
+        if not COMMENT.match(lines[number]):
+            break
+        del lines[number]
     mark = _mark(list(lines.values()), is_there)
     if mark is None:
         rows = [_by_blanks(number, line, path, is_there) for number, line in lines.items()]
     else:
         rows = _by_columns(lines, mark, path, is_there)
+    for row in rows:  # names of files may be any bytes
+        if not (_is_utf8(row.label) and (_is_utf8(row.name) or is_there(row.name))):
+            raise ValueError(f"{path} is no text in UTF-8. Save it as such.")
     return rows[1:] if _is_header(rows, is_there) else rows
 
 
 def _text(path: Path) -> str:
-    data, reason = read_bytes(path), "it has bytes of value 0"
-    try:
-        text = data.decode("utf-8-sig")  # some editors put a mark in front
-        if "\0" not in text:
-            return text
-    except UnicodeDecodeError as error:
-        reason = str(error)
-    raise ValueError(f"{path} is no text in UTF-8 ({reason}). Save it as such.")
+    text = read_bytes(path).decode("utf-8-sig", "surrogateescape")  # with a mark in front, or none
+    if "\0" in text:
+        raise ValueError(f"{path} is no text in UTF-8: it has bytes of value 0. Save it as such.")
+    return text
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether no byte had to be escaped to make it a text."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _mark(lines: Sequence[str], is_there: Callable[[str], bool]) -> str | None:
@@ -85,7 +93,7 @@ def _mark(lines: Sequence[str], is_there: Callable[[str], bool]) -> str | None:
 
 def _cells(line: str, mark: str) -> list[str]:
     """The cells of a row; one whose quotes are wrong is no row."""
-    line = re.sub(f'" +(?={mark})', '"', line)
+    line = re.sub(f'(?<!")" +(?={mark}|$)', '"', line)
     try:
         (row,) = csv.reader([line], delimiter=mark, skipinitialspace=True, strict=True)
     except csv.Error:
@@ -119,14 +127,15 @@ def _by_columns(
     width = max(map(len, table))
     for number, row in zip(lines, table, strict=True):
         if len(row) != width or not row:
+            fault = f"does not have the {width} columns of other lines" if width else "is no row"
             raise ValueError(
-                f"Line {number} of {path} does not have the {max(width, 2)} columns of other "
-                f"lines: {lines[number]!r}. Put what contains {mark!r} into quotes, and close them."
+                f"Line {number} of {path} {fault}: {lines[number]!r}. Put what contains {mark!r} "
+                "into quotes, and close them."
             )
-    body = table[1:] or table
+    head, body = table[0], table[1:] or table
     columns = [n for n in range(width) if any(row[n] for row in table)]
     if len(columns) > 2 and _is_index([row[columns[0]] for row in body]):
-        if not table[0][columns[0]]:  # above an index, pandas writes the names of the columns
+        if not head[columns[0]]:  # above an index, pandas writes the names of the columns
             table = body
         del columns[0]
 
@@ -136,10 +145,10 @@ def _by_columns(
     name = max(columns, key=names)
     labels = [n for n in columns if n != name]
     if len(labels) > 1:
-        labels = [n for n in labels if table[0][n].casefold() in LABEL_WORDS]
+        labels = [n for n in labels if head[n].casefold() in LABEL_WORDS]
     if len(labels) != 1:
         raise ValueError(
-            f"{path} has {len(columns)} columns, such as {', '.join(table[0])}. Keep two: the name "
+            f"{path} has {len(columns)} columns, such as {', '.join(head)}. Keep two: the name "
             "of the image and its label."
         )
     return [Row(row[name], row[labels[0]]) for row in table]

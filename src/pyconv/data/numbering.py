@@ -49,7 +49,7 @@ def number(
     names = {name for _, name in found.samples}
     positions = {name: position for position, name in enumerate(classes)}
     # All by name or all by number: a class may be called "1" and not be at that position.
-    named = not names.isdisjoint(classes) or any(map(str.isdecimal, classes))
+    named = not names.isdisjoint(classes) or all(map(str.isdecimal, classes))
     if found.numbered or not named:
         positions = {name: int(name) for name in names if name.isdecimal()}
         positions = {name: n for name, n in positions.items() if n < len(classes)}

@@ -27,7 +27,7 @@ from ..system.streams import message
 
 __all__ = ["data_loader", "stack_pairs", "start_lasting_worker", "start_worker", "workers_for"]
 
-GRACE = 60  # seconds that a lasting worker goes on after SIGTERM
+GRACE = 30  # seconds that a lasting worker goes on after SIGTERM, as long as schedulers wait
 FILES_PER_WORKER = 6  # that the parent holds open: a pipe to each, one from it, and its life
 SPARE_FILES = 24  # for everything else: images, results, libraries that are loaded late
 

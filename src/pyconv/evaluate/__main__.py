@@ -24,13 +24,14 @@ from torch import nn
 
 from ..data.folders import ImageList
 from ..data.loading import make_loader
+from ..models.registry import get_weight
 from ..system import commands, devices, processor
 from ..system.failures import explain
 from ..system.files import expanded, require_writable, write_result
 from ..system.launch import launch, process_count
 from ..system.processes import SharedError, World, joined
 from ..system.signals import noting
-from ..weights import CheckpointError
+from ..weights import CheckpointError, DownloadError
 from ..weights.rows import provenance
 from . import published, report
 from .evaluation import Metrics, evaluate
@@ -325,7 +326,10 @@ def _evaluate_published(args: argparse.Namespace, world: World) -> int:
                 job, options = world.on_all(functools.partial(decide, own, world))
             except (CheckpointError, OSError, SharedError) as error:
                 reason = error.__cause__ if isinstance(error, SharedError) else error
-                if not isinstance(reason, (CheckpointError, OSError)):  # DownloadError is one
+                own_fault = isinstance(reason, (CheckpointError, DownloadError)) or (
+                    isinstance(reason, OSError) and str(get_weight(name).path) in str(reason)
+                )
+                if not own_fault:  # of the images, or of all
                     raise
                 failed[name] = str(reason)
                 continue
@@ -349,7 +353,7 @@ def _evaluate_published(args: argparse.Namespace, world: World) -> int:
         table, lost = written(partial)
         commands.say(table)
         if rows_lost or lost:
-            raise OSError("; ".join(rows_lost + lost))
+            raise OSError("; ".join(dict.fromkeys(rows_lost + lost)))
     if partial:
         return commands.INTERRUPTED
     broken = failed or any(result["system_errors"] for result in results)

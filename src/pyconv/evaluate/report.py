@@ -120,7 +120,7 @@ def hint(result: Result) -> str | None:
     if errors := result.get("system_errors"):
         return (
             f"Images that the system did not read: {len(errors):,}; the result is that of the "
-            f"others. Run it again. The first: {errors[0]}"
+            f"others. Run it again when it reads them. The first: {errors[0]}"
         )
     if result["loss"] is None:
         return (

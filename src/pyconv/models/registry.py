@@ -130,7 +130,7 @@ def get_model_weights(name: str) -> type[WeightsEnum]:
         )
         raise ValueError(
             f"There are no published weights for {name}. Networks that have some: {have}. For "
-            "weights of your own give their file: weights=, or --checkpoint."
+            "weights of your own, give their file instead."
         )
     return weights
 

@@ -204,7 +204,7 @@ def deliver(text: str, *outputs: Output) -> None:
     """Write a result to the files that are asked for, then print it.
 
     Raises:
-        OSError: in words, what could not be written; it costs none of the others theirs.
+        OSError: in words, what could not be written; all else is.
     """
     failures = unwritten(*outputs)
     say(text)

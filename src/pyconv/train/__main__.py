@@ -119,11 +119,9 @@ def _command(argv: Sequence[str] | None) -> int:
     except DivergedError as error:
         raise OSError(error) from error
     if os.environ.get("RANK", "0") == "0":
-        file = expanded(args.output) / "summary.json"
-        commands.deliver(
-            _report(args.output, summary),
-            (args.json, lambda path: write_result(path, file.read_text("utf-8"))),
-        )
+        text = (expanded(args.output) / "summary.json").read_text("utf-8")
+        report = _report(args.output, summary)
+        commands.deliver(report, (args.json, lambda path: write_result(path, text)))
     return summary.exit_code
 
 

@@ -134,11 +134,13 @@ def _way_to_splits(root: Path) -> str:
             "Give the folder that holds train/ and val/, each with one folder per class; or hold "
             "images out of one folder of classes: --val-fraction 0.2."
         )
-    val = places[0]
-    if val.name == "val" and (val.parent / "train").is_dir():
+    val, train = places[0], places[0].parent / "train"
+    if val.name != "val":
+        more = "" if train.is_dir() else f", and the folder of the training images to {train}"
+        return f"Rename {val} to val{more}."
+    if train.is_dir():
         return f"Give {val.parent}, which holds train/ and val/."
-    rename = "" if val.name == "val" else f"rename {val} to val, and "
-    return f"Instead, {rename}name the folder of the training images {val.parent / 'train'}."
+    return f"Rename the folder of the training images to {train}."
 
 
 def _draw(name: str, seed: int) -> float:

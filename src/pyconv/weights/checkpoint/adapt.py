@@ -17,6 +17,8 @@ Shapes = Mapping[str, Tensor]  # tensors, or tensors on the meta device, by thei
 
 BATCHES = "num_batches_tracked"  # norms that count batches and norms that do not exchange weights
 COUNTERS = ("total_ops", "total_params", "n_averaged")  # what profilers and AveragedModel add
+# What torch.compile, FSDP and activation checkpointing put before the names inside what they wrap.
+WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -33,6 +35,7 @@ def adapt(given: Shapes, expected: Shapes, classifier: str) -> tuple[State, list
     """
     changes: list[str] = []
     own, beside = _without_prefix(given, expected, changes)
+    own = _unwrapped(own, expected)
     own = _without_counters(own, expected, changes)
     own = _joined(own, expected, changes)
     own = _converted(own, expected, changes)
@@ -74,6 +77,14 @@ def _without_prefix(given: Shapes, expected: Shapes, changes: list[str]) -> tupl
     changes.append(f"has {best[0]!r} before its names: that was taken off.")
     own = {k.removeprefix(best[0]): v for k, v in given.items() if k.startswith(best[0])}
     return own, {k: v for k, v in given.items() if not k.startswith(best[0])}
+
+
+def _unwrapped(state: State, expected: Shapes) -> State:
+    """With the names of the model for what wrappers inside of it have renamed, or the reverse."""
+    known = {WRAPPERS.sub("", key): key for key in expected}
+    plain = {key: WRAPPERS.sub("", key) for key in state if key not in expected}
+    renamed = {known.get(plain.get(k, k), plain.get(k, k)): v for k, v in state.items()}
+    return renamed if len(renamed) == len(state) else state
 
 
 def whole_name(key: str) -> str:

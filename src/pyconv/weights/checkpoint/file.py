@@ -127,8 +127,8 @@ def _more_than_tensors(
     if _is_module(name) or any(map(_is_module, _all_refused(file))):
         return CheckpointError(
             f"{path} holds a pickled module ({name}), which is more than tensors and plain "
-            "values; nothing in it was executed. Where it was made, save its weights alone: "
-            "torch.save(model.state_dict(), FILE)."
+            "values; nothing in it was executed. Where it was made, save the weights of the model "
+            "alone: torch.save(model.state_dict(), FILE)."
         )
     return CheckpointError(
         f"{path} holds more than tensors and plain values: {name}; nothing in it was executed. "

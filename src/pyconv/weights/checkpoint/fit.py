@@ -22,7 +22,7 @@ __all__ = ["check_structure", "check_values", "load", "sizes"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 SAVED_FROM = "Choose the model that it was saved from."
-PARTS = re.compile(r"(^|\.)parametrizations\.|_(orig|u|v)$")
+PARTS = re.compile(r"((?<![^.])parametrizations\.)?(\w+?)(_orig|\.original)$")  # of spectral_norm
 FIRST_CONV, CLASSIFIER = "conv1", "fc"  # where a network does not say how it names these modules
 
 
@@ -99,11 +99,11 @@ def check_structure(state: Shapes, expected: Shapes, what: str = "The checkpoint
             f"{entries} Give the norm_layer that it was trained with: nn.BatchNorm2d, the default, "
             f"for published weights.{' Or save the whole model.state_dict().' * lacks}"
         )
-    if parts := [key for key in unexpected if PARTS.search(key)]:
+    if parts := [key for key in unexpected if PARTS.sub(r"\2", key) in missing]:
         raise CheckpointError(
             f"{what} keeps weights in parts, as spectral_norm does: {first(parts)}. Before saving, "
-            "make them one with torch.nn.utils.parametrize.remove_parametrizations, or what "
-            "undoes the function that you used."
+            "make them one: torch.nn.utils.parametrize.remove_parametrizations(module, name), or "
+            "torch.nn.utils.remove_spectral_norm(module)."
         )
     name, wanted = whose(state), whose(expected)
     other = name is not None and name != wanted  # may be a part of the model, such as a ResNet-18

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +32,7 @@ NESTS = (  # where training scripts keep the weights in a larger checkpoint; the
     "module",
     "weights",
 )
-WRAPPERS = ("module.",)  # what DataParallel puts before every key
-# What torch.compile, FSDP and activation checkpointing put before the names of what they wrap.
-INNER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
 AVERAGES = "n_averaged"  # what AveragedModel counts beside the keys that it puts "module." before
 
 
@@ -43,9 +40,9 @@ def read(path: str | Path, tell: bool = True) -> dict[str, Tensor]:
     """Read the state dict of a checkpoint onto the CPU, in memory of its own.
 
     Takes the zip and the legacy format of PyTorch, and safetensors; a bare state dict, or one
-    inside a training checkpoint, such as under ``state_dict``, ``model`` or ``ema``. What wrappers
-    put before names, such as ``module.`` and ``_orig_mod.``, is removed. Where there are several,
-    the first of them is taken, with one line in the log if ``tell``.
+    inside a training checkpoint, such as under ``state_dict``, ``model`` or ``ema``. A ``module.``
+    or ``_orig_mod.`` in front of every key is removed. Where there are several, the first of them
+    is taken, with one line in the log if ``tell``.
 
     Raises:
         CheckpointError: if the file is none, or is damaged.
@@ -74,10 +71,13 @@ def _state_in(content: object, path: Path, tell: bool) -> dict[str, Tensor]:
         )
     if others and tell:
         logger.warning("%s holds weights under %s: %s was taken.", path, " and ".join(found), name)
+    if any(hasattr(type(value), "full_tensor") for value in dict.values(found[name])):
+        raise CheckpointError(
+            f"{path} holds shards of weights. Save them whole: with full_state_dict=True in the "
+            "options of torch.distributed.checkpoint.state_dict.get_model_state_dict."
+        )
     # Plain tensors: a Parameter would turn the buffer that it is assigned to into a parameter.
     state = {key: Tensor.detach(value) for key, value in dict.items(found[name])}
-    plain = {INNER.sub("", key): value for key, value in state.items()}
-    state = plain if len(plain) == len(state) else state
     while prefix := next((p for p in WRAPPERS if _begin_with(state, p)), None):
         consume_prefix_in_state_dict_if_present(state, prefix)
     return state
@@ -116,9 +116,9 @@ def _complaint(content: dict[Any, Any]) -> str:
     """Why a checkpoint holds no state dict."""
     if isinstance(dict.get(content, "param_groups"), list):
         return "it is the state of an optimizer. Save model.state_dict() and load that."
-    inner = next((v for n in NESTS if isinstance(v := dict.get(content, n), dict)), content)
+    nests = ((n, v) for n in NESTS if isinstance(v := dict.get(content, n), dict))
+    name, inner = next(nests, ("", content))
     if not inner:
-        name = next(n for n in NESTS if dict.get(content, n) is inner)
         return f"the entry {name!r} is empty. Save model.state_dict() there."
     key, value = next((k, v) for k, v in dict.items(inner) if not _is_state({k: v}))
     if not isinstance(key, str):
