@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.utils.parametrize import is_parametrized
 
 from .system.processor import computes_in, has_amx, is_exporting, processor
 
@@ -114,9 +113,10 @@ def _kept_weight(level: Any) -> Tensor:
 
     Making it may change them, so nothing but the convolution does.
     """
-    made_of = level.parametrizations.weight if is_parametrized(level, "weight") else None
-    kept = None if made_of is None else next(made_of.parameters(), None)
-    return level.weight if kept is None else kept
+    made = level._modules.get("parametrizations", ())  # is_parametrized() takes longer
+    kept = next(made["weight"].parameters(), None) if "weight" in made else None
+    weight: Tensor = level.weight if kept is None else kept
+    return weight
 
 
 def _widened(level: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
