@@ -82,8 +82,12 @@ def _without_prefix(given: Shapes, expected: Shapes, changes: list[str]) -> tupl
 def _unwrapped(state: State, expected: Shapes) -> State:
     """With the names of the model for what wrappers inside of it have renamed, or the reverse."""
     known = {WRAPPERS.sub("", key): key for key in expected}
-    plain = {key: WRAPPERS.sub("", key) for key in state if key not in expected}
-    renamed = {known.get(plain.get(k, k), plain.get(k, k)): v for k, v in state.items()}
+
+    def name(key: str) -> str:
+        plain = WRAPPERS.sub("", key)
+        return key if key in expected else known.get(plain, plain)
+
+    renamed = {name(key): tensor for key, tensor in state.items()}
     return renamed if len(renamed) == len(state) else state
 
 
