@@ -94,6 +94,19 @@ def write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
+def repeated(folder: Path, images: list[Photo], times: int) -> Path:
+    """Many images in a folder from few, as links; returns a list of their names and labels."""
+    lines = []
+    for photo in images:
+        write(folder / photo.name, photo.data)
+        for number in range(times):
+            (folder / f"{number}-{photo.name}").symlink_to(photo.name)
+            lines.append(f"{number}-{photo.name} {photo.label}\n")
+    names = folder / "list.txt"
+    names.write_text("".join(lines))
+    return names
+
+
 def by_synset(root: Path, images: list[Photo]) -> list[str]:
     for photo in images:
         write(root / photo.synset / photo.name, photo.data)

@@ -160,21 +160,12 @@ def test_what_fails_on_all_processes_is_said_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("processes", "workers"), [(1, 1), (2, 0)])
 def test_an_interruption_leaves_a_partial_result_marked_as_one(
-    processes: int, workers: int, flat: Path, checkpoint: Path, tmp_path: Path
+    processes: int, workers: int, checkpoint: Path, tmp_path: Path
 ) -> None:
-    # Names may repeat, so a few files make a long evaluation.
-    lines = [f"{photo.name} {photo.label}" for photo in IMAGES] * 500
-    (tmp_path / "long.txt").write_text("\n".join(lines))
+    names = photos.repeated(tmp_path / "many", IMAGES, 500)
     out = tmp_path / "r.json"
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "pyconv.evaluate",
-            flat,
-            "--labels",
-            tmp_path / "long.txt",
-        ),
+        *(sys.executable, "-m", "pyconv.evaluate", names.parent, "--labels", names),
         *("--model", MODEL, "--checkpoint", checkpoint, "--batch-size", "8", "--json", out),
         *("--workers", workers, "--nproc-per-node", processes),
     ]
@@ -194,7 +185,7 @@ def test_an_interruption_leaves_a_partial_result_marked_as_one(
     assert b"Traceback" not in watchdog_text + errors
     result = json.loads(out.read_text("utf-8"))
     assert result["partial"] is True
-    assert 0 < result["images"] < len(lines)
+    assert 0 < result["images"] < 500 * len(IMAGES)
     assert b"a partial result" in table
 
 

@@ -186,19 +186,14 @@ def environment() -> dict[str, str]:
 
 
 def test_processes_count_as_one_and_ctrl_c_leaves_what_is_done(
-    data: Path, counts: dict[int, int], tmp_path: Path
+    counts: dict[int, int], tmp_path: Path
 ) -> None:
     """The first crop is done, the second is interrupted: copies make it long."""
-    lines = []
-    for photo in IMAGES:
-        for number in range(40):
-            (data / f"{number}-{photo.name}").symlink_to(photo.name)
-            lines.append(f"{number}-{photo.name} {photo.label}")
-    (tmp_path / "long.txt").write_text("\n".join(lines))
+    names = photos.repeated(tmp_path / "many", IMAGES, 40)
     out = tmp_path / "r.json"
     command = run(
-        data, "--published", "--model", "small", "--nproc-per-node", 2, "--json", out,
-        "--labels", tmp_path / "long.txt", "--batch-size", 4, "--workers", 0,
+        names.parent, "--published", "--model", "small", "--nproc-per-node", 2, "--json", out,
+        "--labels", names, "--batch-size", 4, "--workers", 0,
     )  # fmt: skip
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
