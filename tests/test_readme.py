@@ -139,6 +139,10 @@ def test_the_table_of_models_is_the_data() -> None:
         assert [cell for cell in table[name] if cell] == facts + claims
 
 
+def test_it_is_read_in_one_go() -> None:
+    assert len(README.splitlines()) < 100
+
+
 def test_every_link_leads_somewhere() -> None:
     pages = [
         page
